@@ -1,0 +1,246 @@
+"""NodeAddr: where a node can be reached, parsed strictly and printed canonically.
+
+Grammar, with ``ID@`` optional and at least one endpoint::
+
+    address  = [ ID "@" ] endpoint { endpoint }
+    endpoint = "/ip4/" A "/tcp/" PORT | "/ip6/" A "/tcp/" PORT | "/dns/" NAME "/tcp/" PORT
+             | "/memory/" NAME | "/unix/" PATH            (PATH is the rest of the text)
+
+Parsing and printing are inverse: ``NodeAddr.parse(str(addr)) == addr``. What is not in the grammar
+is an ``AddressError`` that says at which character; nothing is skipped or guessed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Literal, cast, final
+
+from . import wire
+from .errors import AddressError, LocalError
+from .ids import check_node_id
+
+__all__ = ["Endpoint", "EndpointKind", "NodeAddr", "is_loopback", "parse_addr"]
+
+EndpointKind = Literal["ip4", "ip6", "dns", "unix", "memory"]
+
+MAX_PORT: Final = 65_535
+MAX_DNS_NAME_CHARS: Final = 253  # RFC 1035 allows 255 octets on the wire, lengths included
+#: Alternatives of one address. A dial tries each with its own timeout, so more would only be slow.
+MAX_ENDPOINTS: Final = 32
+
+_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,9}")
+_DNS_LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_MEMORY_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SCOPE: Final = re.compile(r"[A-Za-z0-9._-]{1,15}")  # an interface: IFNAMSIZ is 16 with its NUL
+
+
+def _canonical_ip4(host: str) -> str:
+    return str(ipaddress.IPv4Address(host))
+
+
+def _canonical_ip6(host: str) -> str:
+    address = ipaddress.IPv6Address(host)
+    if address.scope_id is not None and not _SCOPE.fullmatch(address.scope_id):
+        raise ValueError("bad scope")
+    if address.ipv4_mapped is not None and address.scope_id is None:
+        # Python prints this form since 3.13 and plain hexadecimal before: say it ourselves.
+        return f"::ffff:{address.ipv4_mapped}"
+    return str(address)
+
+
+def _canonical_dns(host: str) -> str:
+    labels = host.split(".")
+    # RFC 1123, section 2.1: the last label is not all digits, so that no name reads as an address.
+    if len(host) > MAX_DNS_NAME_CHARS or not all(map(_DNS_LABEL.fullmatch, labels)):
+        raise ValueError("bad label")
+    if labels[-1].isdigit():
+        raise ValueError("an address, not a name")
+    return host.lower()
+
+
+def _canonical_unix(host: str) -> str:
+    path = host.strip("/")
+    if not path or "\0" in host or host.endswith("/"):
+        raise ValueError("bad path")
+    return "/" + host.lstrip("/")
+
+
+def _canonical_memory(host: str) -> str:
+    if not _MEMORY_NAME.fullmatch(host):
+        raise ValueError("bad name")
+    return host
+
+
+#: kind -> (its canonical form, or ValueError; what is expected, for the error text).
+_HOSTS: Final[dict[str, tuple[Callable[[str], str], str]]] = {
+    "ip4": (_canonical_ip4, "an IPv4 address such as 127.0.0.1"),
+    "ip6": (_canonical_ip6, "an IPv6 address such as ::1"),
+    "dns": (_canonical_dns, "a host name such as node.example"),
+    "unix": (_canonical_unix, "the path of a socket file such as /run/netcore.sock"),
+    "memory": (_canonical_memory, "a name of 1..64 letters, digits, '.', '_' and '-'"),
+}
+_WITH_PORT: Final = frozenset({"ip4", "ip6", "dns"})
+
+
+def _canonical_host(kind: str, host: str) -> str:
+    """Return the canonical form of ``host``; ValueError says what was expected instead."""
+    canonical, expected = _HOSTS[kind]
+    try:
+        return canonical(host)
+    except ValueError:
+        raise ValueError(f"expected {expected}, not {host!r}") from None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One place to connect to or to listen at, checked and in canonical form.
+
+    Attributes:
+        kind: What kind of place.
+        host: Address, host name, absolute path (unix) or name (memory).
+        port: TCP port, 0 = any free one when listening; 0 for unix and memory.
+    """
+
+    kind: EndpointKind
+    host: str
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _HOSTS:
+            raise AddressError(str(self.kind), 0, f"expected one of {', '.join(_HOSTS)}")
+        highest = MAX_PORT if self.kind in _WITH_PORT else 0
+        if not 0 <= self.port <= highest:
+            raise AddressError(str(self.port), 0, f"expected a port in 0..{highest}")
+        try:
+            object.__setattr__(self, "host", _canonical_host(self.kind, self.host))
+        except ValueError as exc:
+            raise AddressError(self.host, 0, str(exc)) from None
+
+    def __str__(self) -> str:
+        if self.kind in _WITH_PORT:
+            return f"/{self.kind}/{self.host}/tcp/{self.port}"
+        return f"/unix{self.host}" if self.kind == "unix" else f"/memory/{self.host}"
+
+
+def is_loopback(endpoint: Endpoint) -> bool:
+    """Return whether only this machine can reach the endpoint.
+
+    A host name is never taken for loopback: what it resolves to is not ours to know.
+    """
+    if endpoint.kind == "ip4":
+        return ipaddress.IPv4Address(endpoint.host).is_loopback
+    if endpoint.kind == "ip6":
+        address = ipaddress.IPv6Address(endpoint.host)
+        return (address.ipv4_mapped or address).is_loopback
+    return endpoint.kind in ("unix", "memory")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NodeAddr:
+    """A node id, if known, and the endpoints to try, in order.
+
+    Attributes:
+        node_id: Who is expected there; None accepts any node.
+        endpoints: At least one; a unix one is the last.
+    """
+
+    node_id: int | None
+    endpoints: tuple[Endpoint, ...]
+
+    def __post_init__(self) -> None:
+        if self.node_id is not None:
+            check_node_id(self.node_id)
+        object.__setattr__(self, "endpoints", tuple(self.endpoints))
+        if not 1 <= len(self.endpoints) <= MAX_ENDPOINTS:
+            raise LocalError(f"a NodeAddr has 1..{MAX_ENDPOINTS} endpoints")
+        if any(endpoint.kind == "unix" for endpoint in self.endpoints[:-1]):
+            raise LocalError("a unix endpoint comes last in a NodeAddr: its path takes the rest")
+
+    @classmethod
+    def parse(cls, text: str) -> NodeAddr:
+        """Return the address that ``text`` spells.
+
+        Raises:
+            AddressError: It is not one; ``offset`` says where.
+        """
+        node_id, offset = _parse_node_id(text)
+        endpoints: list[Endpoint] = []
+        while offset < len(text) or not endpoints:
+            if len(endpoints) == MAX_ENDPOINTS:
+                raise AddressError(text, offset, f"expected at most {MAX_ENDPOINTS} endpoints")
+            endpoint, offset = _parse_endpoint(text, offset)
+            endpoints.append(endpoint)
+        return cls(node_id, tuple(endpoints))
+
+    def with_node_id(self, node_id: int | None) -> NodeAddr:
+        """Return the same endpoints under this node id."""
+        return replace(self, node_id=node_id)
+
+    def __str__(self) -> str:
+        prefix = "" if self.node_id is None else f"{self.node_id}@"
+        return prefix + "".join(map(str, self.endpoints))
+
+
+def parse_addr(value: str | NodeAddr) -> NodeAddr:
+    """Return ``value`` as a NodeAddr.
+
+    Raises:
+        AddressError: It is a text, but not an address.
+        LocalError: It is neither a text nor a NodeAddr.
+    """
+    if isinstance(value, NodeAddr):
+        return value
+    if not isinstance(value, str):
+        raise LocalError(f"an address is a str or a NodeAddr, not {type(value).__name__}")
+    return NodeAddr.parse(value)
+
+
+def _parse_node_id(text: str) -> tuple[int | None, int]:
+    """Return the node id before the ``@`` and where the endpoints begin."""
+    head, at, _ = text.partition("@")
+    if not at or "/" in head:
+        return None, 0
+    if not _DECIMAL.fullmatch(head) or int(head) > wire.MAX_NODE_ID:
+        raise AddressError(text, 0, f"expected a node id in 0..{wire.MAX_NODE_ID} before '@'")
+    return int(head), len(head) + 1
+
+
+def _part(text: str, offset: int) -> tuple[str, int]:
+    """Return the part of ``text`` between ``offset`` and the next slash, and its end."""
+    end = text.find("/", offset)
+    end = len(text) if end < 0 else end
+    return text[offset:end], end
+
+
+def _parse_endpoint(text: str, offset: int) -> tuple[Endpoint, int]:
+    if text[offset : offset + 1] != "/":
+        raise AddressError(text, offset, "expected '/' and an endpoint")
+    kind, end = _part(text, offset + 1)
+    if kind not in _HOSTS:
+        expected = ", ".join(_HOSTS)
+        raise AddressError(text, offset + 1, f"expected one of {expected}, not {kind!r}")
+    start = end + 1
+    host, end = (text[start:], len(text)) if kind == "unix" else _part(text, start)
+    try:
+        _canonical_host(kind, host)
+    except ValueError as exc:
+        raise AddressError(text, min(start, len(text)), str(exc)) from None
+    port = 0
+    if kind in _WITH_PORT:
+        port, end = _parse_port(text, end)
+    return Endpoint(cast(EndpointKind, kind), host, port), end
+
+
+def _parse_port(text: str, offset: int) -> tuple[int, int]:
+    if not text.startswith("/tcp/", offset):
+        raise AddressError(text, offset, "expected '/tcp/' and a port")
+    start = offset + len("/tcp/")
+    port, end = _part(text, start)
+    if not _DECIMAL.fullmatch(port) or int(port) > MAX_PORT:
+        raise AddressError(text, start, f"expected a port in 0..{MAX_PORT}, not {port!r}")
+    return int(port), end

@@ -1,0 +1,139 @@
+"""NodeConfig: every limit and timeout of a node, with its unit in its name, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from . import wire
+from .errors import LocalError
+from .ids import check_node_id
+
+__all__ = ["NodeConfig", "Secret"]
+
+#: One secret, or several during a rotation (the first is used for dialling).
+Secret = bytes | str | Sequence[bytes | str]
+
+#: name -> (lowest, highest) allowed value.
+_RANGES: Final[dict[str, tuple[int, int]]] = {
+    "tick_ms": (1, 3_600_000),
+    "max_links": (1, 1 << 20),
+    "max_half_open": (1, 1 << 16),
+    "handshake_timeout_ms": (10, 600_000),
+    "resolve_timeout_ms": (10, 600_000),
+    "max_frame_bytes": (wire.MIN_MAX_FRAME_BYTES, wire.MAX_FRAME_BYTES),
+    "read_budget_bytes": (4_096, 1 << 24),
+    "write_high_bytes": (4_096, 1 << 30),
+    "write_low_bytes": (0, 1 << 30),
+    "control_queue_bytes": (4_096, 1 << 24),
+    "local_queue_bytes": (4_096, 1 << 30),
+    "max_commands": (16, 1 << 24),
+    "max_drain": (16, 1 << 24),
+    "max_posts": (1, 1 << 24),
+    "max_pending_calls": (1, 1 << 24),
+    "max_answers_open": (1, 1 << 24),
+    "close_timeout_ms": (0, 600_000),
+    "ping_interval_ms": (10, 60_000),
+    "max_ping_interval_ms": (10, 60_000),
+    "rtt_interval_ms": (10, 600_000),
+    "dead_ms": (100, 3_600_000),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Settings of one node; checked here so that nobody checks again.
+
+    Attributes:
+        node_id: 0..2**32 - 2.
+        tick_ms: Interval of ``on_tick``.
+        max_links: Links at a time; more are refused with TOO_MANY_CONNECTIONS.
+        max_half_open: Handshakes at a time, incoming and outgoing each; more incoming ones are
+            closed at once, more dials fail with ``TooManyConnections``.
+        handshake_timeout_ms: From connect or accept to READY.
+        resolve_timeout_ms: For the look-up of one DNS name.
+        max_frame_bytes: Body of a frame; the smaller of both ends' values counts on a link.
+        read_budget_bytes: What one link may bring per turn of the loop.
+        write_high_bytes: A send is accepted while less than this waits on the link.
+        write_low_bytes: ``on_connection_writable`` is called when a link that refused a send has
+            drained to this.
+        control_queue_bytes: Control frames waiting on a link; more closes it.
+        local_queue_bytes: Messages of this node to itself, waiting.
+        max_commands: What hooks may ask for (dial, close, events) before it is done.
+        max_drain: Commands carried out after one hook before the loop gets its turn again.
+        max_posts: Functions posted from other threads, waiting.
+        max_pending_calls: Calls of this node without an answer yet.
+        max_answers_open: Calls to this node not answered yet; more get BUSY.
+        close_timeout_ms: For a link to end politely.
+        ping_interval_ms: A PING goes out after this much silence of our own.
+        max_ping_interval_ms: The interval grows with the number of links up to this.
+        rtt_interval_ms: Round trips are measured at most this often per link.
+        dead_ms: Silence after which a link is closed.
+        secret: Shared by all nodes: >= 16 bytes, or a list during a rotation.
+        insecure: Allow listening beyond loopback without a secret.
+    """
+
+    node_id: int
+    tick_ms: int = 1_000
+    max_links: int = 16_384
+    max_half_open: int = 1_024
+    handshake_timeout_ms: int = 5_000  # the reference waits 5 s for each side
+    resolve_timeout_ms: int = 5_000
+    max_frame_bytes: int = wire.DEFAULT_MAX_FRAME_BYTES
+    read_budget_bytes: int = 256 * 1024
+    write_high_bytes: int = 1 << 20
+    write_low_bytes: int = 256 * 1024
+    control_queue_bytes: int = 256 * 1024
+    local_queue_bytes: int = 16 << 20
+    max_commands: int = 65_536
+    max_drain: int = 10_000
+    max_posts: int = 65_536
+    max_pending_calls: int = 65_536
+    max_answers_open: int = 65_536
+    close_timeout_ms: int = 1_000
+    ping_interval_ms: int = 200
+    max_ping_interval_ms: int = 2_000
+    rtt_interval_ms: int = 1_000
+    dead_ms: int = 10_000
+    secret: Secret | None = field(default=None, repr=False)
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        check_node_id(self.node_id)
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise LocalError(f"{name} must be an int in {low}..{high}, not {value!r}")
+        if self.write_low_bytes >= self.write_high_bytes:
+            raise LocalError(
+                f"write_low_bytes ({self.write_low_bytes}) must be below "
+                f"write_high_bytes ({self.write_high_bytes})"
+            )
+        object.__setattr__(self, "secret", _check_secret(self.secret))
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """The secrets as bytes, the one to dial with first; empty at level open."""
+        return () if self.secret is None else tuple(_as_list(self.secret))
+
+
+def _as_list(secret: Secret) -> list[bytes]:
+    items = [secret] if isinstance(secret, bytes | str) else list(secret)
+    return [item.encode() if isinstance(item, str) else bytes(item) for item in items]
+
+
+def _check_secret(secret: Secret | None) -> tuple[bytes, ...] | None:
+    """Return the secrets as a tuple, without ever putting one into an error text."""
+    if secret is None:
+        return None
+    items = _as_list(secret)
+    if not items:
+        raise LocalError("secret is an empty list: give at least one secret, or None")
+    for item in items:
+        if len(item) < wire.MIN_SECRET_BYTES:
+            raise LocalError(
+                f"a secret has at least {wire.MIN_SECRET_BYTES} bytes, not {len(item)}: "
+                "`netcore keygen` makes one"
+            )
+    return tuple(items)

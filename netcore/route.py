@@ -1,0 +1,194 @@
+"""What a message asks for, what a router answers, what a way costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final, final
+
+from . import wire
+from .errors import LocalError
+from .ids import check_key, check_node_id, key_of
+
+__all__ = ["HandlerRoute", "Metric", "RouteAction", "RouteRule"]
+
+_KIND_NAMES: Final = ("direct", "node", "service", "closest")
+
+
+@final
+class RouteRule:
+    """Where a message wants to go. Immutable, compared by value.
+
+    Attributes:
+        kind: One of ``wire.ROUTE_*``.
+        argument: Node id, key or service meta; 0 for direct.
+    """
+
+    __slots__ = ("argument", "kind")
+
+    kind: int
+    argument: int
+
+    def __init__(self, kind: int, argument: int = 0) -> None:
+        if not 0 <= kind <= wire.ROUTE_KEY:
+            raise LocalError(f"a route kind is 0..{wire.ROUTE_KEY}, not {kind!r}")
+        if not 0 <= argument <= wire.MAX_U32:
+            raise LocalError(f"a route argument is 0..{wire.MAX_U32}, not {argument!r}")
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "argument", 0 if kind == wire.ROUTE_DIRECT else argument)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"RouteRule is immutable, {name} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"RouteRule is immutable, {name} cannot be deleted")
+
+    def __reduce__(self) -> tuple[type[RouteRule], tuple[int, int]]:
+        return RouteRule, (self.kind, self.argument)
+
+    @classmethod
+    def direct(cls) -> RouteRule:
+        """Whoever receives it on the link consumes it: one hop, no routing."""
+        return _DIRECT
+
+    @classmethod
+    def node(cls, dest: int) -> RouteRule:
+        """The node with this id, 0..2**32 - 2."""
+        return cls(wire.ROUTE_NODE, check_node_id(dest))
+
+    @classmethod
+    def closest(cls, key: int | str | bytes) -> RouteRule:
+        """The node whose id is closest to the key, an int or a name hashed by ``key_of``."""
+        return cls(wire.ROUTE_KEY, check_key(key) if isinstance(key, int) else key_of(key))
+
+    @classmethod
+    def service(cls, meta: int = 0) -> RouteRule:
+        """A node that offers the message's ``to_service``: this one, else the nearest.
+
+        Args:
+            meta: Reserved for selectors, 0..2**32 - 1; carried, not interpreted.
+        """
+        return cls(wire.ROUTE_SERVICE, meta)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RouteRule):
+            return NotImplemented
+        return self.kind == other.kind and self.argument == other.argument
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.argument))
+
+    def __repr__(self) -> str:
+        name = _KIND_NAMES[self.kind]
+        return f"RouteRule.{name}({'' if self.kind == wire.ROUTE_DIRECT else self.argument})"
+
+
+_DIRECT: Final = RouteRule(wire.ROUTE_DIRECT)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RouteAction:
+    """What a router answers: reject, deliver here, or the next hop. Compared by value.
+
+    Attributes:
+        action: One of ``wire.ACTION_*``.
+        conn_id: The link to use, 0 unless ``is_next``.
+        node_id: The neighbour at its other end, 0 unless ``is_next``.
+    """
+
+    action: int
+    conn_id: int = 0
+    node_id: int = 0
+
+    REJECT: ClassVar[RouteAction]
+    LOCAL: ClassVar[RouteAction]
+
+    @classmethod
+    def next_hop(cls, conn_id: int, node_id: int) -> RouteAction:
+        """Relay over this link to this neighbour."""
+        return cls(wire.ACTION_NEXT, conn_id, node_id)
+
+    @property
+    def is_reject(self) -> bool:
+        """Whether there is no way."""
+        return self.action == wire.ACTION_REJECT
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this node is the destination."""
+        return self.action == wire.ACTION_LOCAL
+
+    @property
+    def is_next(self) -> bool:
+        """Whether ``conn_id`` and ``node_id`` name the next hop."""
+        return self.action == wire.ACTION_NEXT
+
+    def __repr__(self) -> str:
+        if self.is_next:
+            return f"RouteAction.next_hop({self.conn_id:#x}, {self.node_id})"
+        return "RouteAction.LOCAL" if self.is_local else "RouteAction.REJECT"
+
+
+RouteAction.REJECT = RouteAction(wire.ACTION_REJECT)
+RouteAction.LOCAL = RouteAction(wire.ACTION_LOCAL)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a way costs.
+
+    Attributes:
+        latency_ms: Milliseconds, 0..2**32 - 1.
+        hops: Node ids from the destination to the first hop; this node is not included.
+        bandwidth_kbps: Of the narrowest link, 0 = unknown.
+    """
+
+    latency_ms: int
+    hops: tuple[int, ...]
+    bandwidth_kbps: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hops", tuple(self.hops))
+        object.__setattr__(self, "latency_ms", max(0, min(self.latency_ms, wire.MAX_U32)))
+        object.__setattr__(self, "bandwidth_kbps", max(0, min(self.bandwidth_kbps, wire.MAX_U32)))
+
+    @property
+    def score(self) -> int:
+        """Latency plus 10 ms a hop plus a smooth penalty for known, narrow bandwidth."""
+        penalty = min(1000, 10_000 // self.bandwidth_kbps) if self.bandwidth_kbps else 0
+        return self.latency_ms + wire.HOP_COST_MS * len(self.hops) + penalty
+
+    def over(self, link: Metric) -> Metric:
+        """Return this way prolonged by a link: what it costs from one hop further away.
+
+        Latencies add up and saturate; bandwidth is the smaller known one.
+        """
+        known = [b for b in (self.bandwidth_kbps, link.bandwidth_kbps) if b]
+        return Metric(
+            self.latency_ms + link.latency_ms, self.hops + link.hops, min(known, default=0)
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HandlerRoute:
+    """Which handler of the same service an event goes to.
+
+    Attributes:
+        conn_id: That link, or None.
+        node_id: The best link to that node, or None.
+    """
+
+    conn_id: int | None = None
+    node_id: int | None = None
+
+    @classmethod
+    def conn(cls, conn_id: int) -> HandlerRoute:
+        """The handler on this link."""
+        return cls(conn_id=conn_id)
+
+    @classmethod
+    def node(cls, node_id: int) -> HandlerRoute:
+        """The handler on the best link (lowest RTT, then oldest) to this node."""
+        return cls(node_id=node_id)

@@ -1,0 +1,196 @@
+"""Counters and measurements, as frozen values. The names of all counters stand here only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Final
+
+__all__ = ["DROP_COUNTERS", "SWITCH_COUNTERS", "ConnectionStats", "LinkStats", "NodeStats"]
+
+#: Why an accepted message ended without delivery; each one a counter of ``NodeStats``.
+DROP_COUNTERS: Final = (
+    "dropped_no_route",
+    "dropped_ttl_expired",
+    "dropped_relay_queue_full",
+    "dropped_returned",
+    "dropped_no_service",
+    "dropped_link_closed",
+    "dropped_router_error",
+    "dropped_too_big",
+)
+
+#: What the switch kernel counts, in the order of its ``counters()``.
+SWITCH_COUNTERS: Final = (
+    "messages_sent",
+    "messages_delivered",
+    "messages_relayed",
+    *DROP_COUNTERS,
+    "sends_refused",
+    "control_sent",
+    "control_received",
+    "frames_ignored",
+    "protocol_errors",
+    "control_overflows",
+    "bytes_sent",
+    "bytes_received",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionStats:
+    """What a link measures about itself; ``None`` is unknown, never 0.
+
+    Attributes:
+        conn_id: The link.
+        remote_node_id: The node at its other end.
+        rtt_ms: Smoothed round-trip time.
+        sent_bytes_per_s: Since the measurement before.
+        received_bytes_per_s: Likewise.
+        queued_bytes: Waiting to be sent.
+        loss: Share of lost packets, where the transport knows it.
+        over_use: Whether the transport sees congestion, where it knows.
+        suspect: No sign of life for a while; routes have moved away.
+        writable: A send refused for a full queue may be repeated now.
+    """
+
+    conn_id: int
+    remote_node_id: int
+    rtt_ms: float | None = None
+    sent_bytes_per_s: float | None = None
+    received_bytes_per_s: float | None = None
+    queued_bytes: int = 0
+    loss: float | None = None
+    over_use: bool | None = None
+    suspect: bool = False
+    writable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkStats:
+    """One live link, as ``Node.connections`` and ``NodeStats.links`` show it."""
+
+    conn_id: int
+    remote_node_id: int
+    remote_addr: str
+    is_outgoing: bool
+    rtt_ms: float | None
+    suspect: bool
+    closing: bool
+    queued_bytes: int
+    frames_sent: int
+    frames_received: int
+    bytes_sent: int
+    bytes_received: int
+    relay_queue_full: int
+    sends_refused: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStats:
+    """Counters of a node since its start, and a few gauges (marked so).
+
+    ``messages_sent`` counts what this node's own code sent and the node accepted (messages and
+    calls; not control traffic); over a network of living nodes the sum of ``messages_sent`` is
+    the sum of ``messages_delivered`` plus the sum of ``dropped``, once nothing is in flight.
+
+    Attributes:
+        backend: "fast" or "pure".
+        messages_sent: Accepted from this node's own code, local ones included.
+        messages_delivered: Handed to a hook or to the RPC layer here.
+        messages_relayed: Passed on to the next hop.
+        dropped_no_route: The router knew no way.
+        dropped_ttl_expired: The hop count was used up.
+        dropped_relay_queue_full: The next hop's queue was full.
+        dropped_returned: The only way led back to the neighbour it came from.
+        dropped_no_service: It arrived and no behavior here has that service id.
+        dropped_link_closed: Queued on a link that ended.
+        dropped_router_error: The injected router raised.
+        dropped_too_big: The next hop takes only smaller frames.
+        sends_refused: Sends that raised; not part of ``messages_sent``.
+        control_sent: Control frames and messages of reserved services queued.
+        control_received: The same, received.
+        frames_ignored: Extension frames of a kind this version does not know.
+        protocol_errors: Links closed because of what the neighbour sent.
+        control_overflows: Links closed because their control queue was full.
+        bytes_sent: To sockets.
+        bytes_received: From sockets.
+        links: Gauge: the live links.
+        links_opened: Links that were reported as connected.
+        links_closed: Links that were reported as disconnected.
+        links_refused: Incoming links refused after authentication.
+        half_open: Gauge: handshakes under way.
+        half_open_refused: Connections closed because max_half_open was reached.
+        handshakes_failed: Incoming handshakes that ended without a link.
+        dials: Calls of ``connect``.
+        dials_failed: Those that ended in an error.
+        accept_errors: accept() failed, for example for want of file descriptors.
+        hook_errors: Exceptions that left a hook or a callback.
+        events_dropped: Handler events without a handler to go to.
+        commands_refused: Requests of hooks beyond ``max_commands``.
+        posts_refused: ``post`` calls beyond ``max_posts``.
+        calls_sent: RPC requests of this node.
+        calls_failed: Those that ended in an error.
+        calls_pending: Gauge: those not ended yet.
+        calls_refused: Not started because of ``max_pending_calls``.
+        calls_received: RPC requests to this node.
+        calls_busy: Those answered BUSY because of ``max_answers_open``.
+        calls_malformed: CALL frames whose envelope made no sense.
+        answers_late: RPC answers nobody waited for.
+        suspects: Times that a link fell silent.
+        routes_refused: Entries of neighbours' announcements that broke a rule.
+    """
+
+    backend: str
+    node_id: int
+    messages_sent: int = 0
+    messages_delivered: int = 0
+    messages_relayed: int = 0
+    dropped_no_route: int = 0
+    dropped_ttl_expired: int = 0
+    dropped_relay_queue_full: int = 0
+    dropped_returned: int = 0
+    dropped_no_service: int = 0
+    dropped_link_closed: int = 0
+    dropped_router_error: int = 0
+    dropped_too_big: int = 0
+    sends_refused: int = 0
+    control_sent: int = 0
+    control_received: int = 0
+    frames_ignored: int = 0
+    protocol_errors: int = 0
+    control_overflows: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    links: tuple[LinkStats, ...] = field(default=())
+    links_opened: int = 0
+    links_closed: int = 0
+    links_refused: int = 0
+    half_open: int = 0
+    half_open_refused: int = 0
+    handshakes_failed: int = 0
+    dials: int = 0
+    dials_failed: int = 0
+    accept_errors: int = 0
+    hook_errors: int = 0
+    events_dropped: int = 0
+    commands_refused: int = 0
+    posts_refused: int = 0
+    calls_sent: int = 0
+    calls_failed: int = 0
+    calls_pending: int = 0
+    calls_refused: int = 0
+    calls_received: int = 0
+    calls_busy: int = 0
+    calls_malformed: int = 0
+    answers_late: int = 0
+    suspects: int = 0
+    routes_refused: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Sum of the ``dropped_*`` counters."""
+        return sum(getattr(self, name) for name in DROP_COUNTERS)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the counters as plain data, without the links."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "links"}
