@@ -13,6 +13,7 @@ is an ``AddressError`` that says at which character; nothing is skipped or guess
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -62,9 +63,9 @@ def _canonical_dns(host: str) -> str:
 
 
 def _canonical_unix(host: str) -> str:
-    path = host.strip("/")
-    if not path or "\0" in host or host.endswith("/"):
+    if not host.strip("/") or "\0" in host or host.endswith("/"):
         raise ValueError("bad path")
+    os.fsencode(host)  # UnicodeEncodeError is a ValueError
     return "/" + host.lstrip("/")
 
 

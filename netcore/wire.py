@@ -161,6 +161,18 @@ RPC_FIRST_APPLICATION_CODE: Final = 256
 #: Codes that exist only at the caller.
 RPC_LOCAL_TIMEOUT: Final = -1
 
+# -- router_sync (the payload of a direct message to service 255) --------------------------------
+SYNC_FULL: Final = 1
+SYNC_DELTA: Final = 2
+SYNC_DIGEST: Final = 3
+SYNC_REQUEST: Final = 4
+SYNC_EXTENSION: Final = 0x80  # types from here on are ignored by who does not know them
+SYNC_FIRST_PIECE: Final = 0x01
+SYNC_LAST_PIECE: Final = 0x02
+SYNC_WITHDRAWN: Final = 0x8000  # in the place of an entry
+#: Below the smallest frame limit that a link can have, with room for the message header.
+SYNC_MAX_MESSAGE_BYTES: Final = MIN_MAX_FRAME_BYTES - 96
+
 # -- transports: the protocol byte of a ConnId --------------------------------------------------
 PROTOCOL_MEMORY: Final = 1
 PROTOCOL_TCP: Final = 2

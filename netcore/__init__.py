@@ -1,0 +1,88 @@
+"""netcore: nodes that reach each other by id, by key and by service, over many hops, no broker.
+
+A program imports this package, writes a few classes and becomes a node::
+
+    from netcore import Node, NetworkBehavior
+
+    class Echo(NetworkBehavior):
+        service_id = 10
+
+        def on_message(self, agent, message):
+            agent.reply(message, message.payload)
+
+    with Node(1, behaviors=[Echo()]) as node:
+        print(node.listen("/ip4/127.0.0.1/tcp/0"))
+        node.run()
+"""
+
+from __future__ import annotations
+
+from . import errors as _errors
+from . import ids
+from ._backend import BACKEND, kernels
+from .address import Endpoint, NodeAddr
+from .agent import BehaviorAgent, ConnectionAgent, ConnectionSender
+from .behavior import ConnectionHandler, NetworkBehavior
+from .config import NodeConfig
+from .errors import *  # noqa: F403 - the tree is one thing, and errors.__all__ is its list
+from .ids import ConnId, Key, NodeId, ServiceId, key_of
+from .node import Node
+from .route import HandlerRoute, Metric, RouteAction, RouteRule
+from .routing import (
+    ForceLocalRouter,
+    ForceNodeRouter,
+    LayeredRouter,
+    Path,
+    RouterSync,
+    RouterTable,
+)
+from .rpc import CallAnswer, RpcAnswer, RpcRequest
+from .stats import ConnectionStats, LinkStats, NodeStats
+from .transport import MemoryNetwork, MemoryTransport, TcpTransport, Transport, UnixTransport
+
+__version__ = "0.1.0"
+
+#: A decoded message; made by netcore, see docs/guide.md.
+Message = kernels.Message
+
+__all__ = [
+    "BACKEND",
+    "BehaviorAgent",
+    "CallAnswer",
+    "ConnId",
+    "ConnectionAgent",
+    "ConnectionHandler",
+    "ConnectionSender",
+    "ConnectionStats",
+    "Endpoint",
+    "ForceLocalRouter",
+    "ForceNodeRouter",
+    "HandlerRoute",
+    "Key",
+    "LayeredRouter",
+    "LinkStats",
+    "MemoryNetwork",
+    "MemoryTransport",
+    "Message",
+    "Metric",
+    "NetworkBehavior",
+    "Node",
+    "NodeAddr",
+    "NodeConfig",
+    "NodeId",
+    "NodeStats",
+    "Path",
+    "RouteAction",
+    "RouteRule",
+    "RouterSync",
+    "RouterTable",
+    "RpcAnswer",
+    "RpcRequest",
+    "ServiceId",
+    "TcpTransport",
+    "Transport",
+    "UnixTransport",
+    "ids",
+    "key_of",
+    *_errors.__all__,
+]

@@ -1,0 +1,85 @@
+"""One thread's event loop, as other kernels see it."""
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint32_t
+
+from netcore._fast.syscalls cimport epoll_event
+from netcore._fast.timers cimport Timer, TimerQueue
+
+# As Loop.READ and Loop.WRITE.
+cdef enum:
+    READ = 1
+    WRITE = 2
+
+cdef enum:
+    BATCH = 256             # events fetched by one epoll_wait
+
+cdef struct slot_t:
+    PyObject* source        # borrowed from Loop._sources, which holds it as long as this is set
+    uint32_t generation     # one more with each registration of this fd
+    int events              # READ | WRITE; 0: not in the poller
+
+
+cdef class Loop
+
+
+cdef class Source:
+    cdef public int fd      # set and reset by the loop
+    cdef int _fd            # the same, out of reach of Python
+    cdef bint _dirty
+    cdef Loop _loop         # where it is registered, None when it is not
+
+    # What the loop calls. By default they call the methods of the same name without "c_".
+    cdef int c_on_ready(self, int events) except -1
+    cdef int c_flush(self) except -1
+
+
+cdef class Loop:
+    cdef long long _now_ms
+    cdef bint _in_turn
+    cdef bint _closed
+    cdef bint _woken                # a byte of ours is in the pair
+    cdef int _epoll                 # -1 with a selector of the caller's
+    cdef int _wake_fd               # the writing end; -1 when closed
+    cdef int _wake_in_fd
+    cdef object _selector
+    cdef object _wake_in
+    cdef object _wake_out
+    cdef object _clock              # None: CLOCK_MONOTONIC
+    cdef object _on_error
+    cdef slot_t* _slots             # by fd
+    cdef size_t _n_slots
+    cdef dict _sources              # fd -> Source; keeps alive what _slots points to
+    cdef list _dirty
+    cdef object _posts
+    cdef long long _max_posts
+    cdef long long _posts_refused
+    cdef TimerQueue _timers
+    cdef int _n_ready               # of _ready, in this turn
+    cdef epoll_event _ready[BATCH]
+
+    # For the thread of the loop. mark_dirty is cheap when the source is dirty already.
+    cdef int c_mark_dirty(self, Source source) except -1
+    cdef Timer c_call_at(self, long long when_ms, object fn, tuple args)
+    cdef int c_update_now(self) except -1
+    # For any thread that holds the GIL.
+    cdef void c_wake(self) noexcept
+
+    cdef long long _clock_ms(self) except? -1
+    cdef int _check_open(self) except -1
+    cdef int _control(self, int fd, int old, int new) except -1
+    cdef int _control_selector(self, int fd, int old, int new) except -1
+    cdef int _grow(self, int fd) except -1
+    cdef void _drain(self) noexcept
+    cdef long long _next_deadline(self) except -2
+    cdef int _turn(self, long long timeout_ms) except -1
+    cdef list _wait(self, long long timeout_ms)
+    cdef int _wait_epoll(self, int timeout_ms) except -1
+    cdef list _wait_selector(self, long long timeout_ms)
+    cdef int _serve_ready(self, list ready) except -1
+    cdef int _serve(self, uint32_t fd, uint32_t generation, int mask) except -1
+    cdef int _serve_timers(self) except -1
+    cdef int _serve_posts(self, Py_ssize_t count) except -1
+    cdef int _call(self, str where, object fn, tuple args) except -1
+    cdef int _flush_dirty(self) except -1
+    cdef int _flush_one(self, Source source) except -1

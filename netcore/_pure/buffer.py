@@ -1,0 +1,97 @@
+"""The two send queues of a link: control frames overtake data, at frame boundaries only."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from .. import wire
+
+__all__ = ["SendQueue"]
+
+#: Most bytes handed to one write: one system call for many small frames.
+WRITE_CHUNK_BYTES: Final = 256 * 1024
+
+
+class SendQueue:
+    """Frames waiting on one link: a data queue and a control queue, each FIFO.
+
+    A frame that has begun to leave is finished first; then control frames go, then data.
+
+    Attributes:
+        data_bytes: Bytes in the data queue, less what has left.
+        control_bytes: Likewise.
+    """
+
+    __slots__ = ("_control", "_current", "_data", "_offset", "control_bytes",
+                 "data_bytes")  # fmt: skip
+
+    def __init__(self) -> None:
+        self._data: deque[bytes] = deque()
+        self._control: deque[bytes] = deque()
+        self._current: deque[bytes] | None = None  # the queue whose head has begun to leave
+        self._offset = 0  # bytes of that head which have left
+        self.data_bytes = 0
+        self.control_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._data or self._control)
+
+    def push_data(self, frame: bytes) -> None:
+        """Append one whole frame to the data queue."""
+        self._data.append(frame)
+        self.data_bytes += len(frame)
+
+    def push_control(self, frame: bytes) -> None:
+        """Append one whole frame to the control queue."""
+        self._control.append(frame)
+        self.control_bytes += len(frame)
+
+    def peek(self, limit: int = WRITE_CHUNK_BYTES) -> bytes:
+        """Return the bytes to send next, about ``limit`` of them, without removing them."""
+        parts: list[bytes] = []
+        size = 0
+        skip_data = skip_control = 0
+        if self._current is not None:
+            parts.append(self._current[0][self._offset :])
+            size = len(parts[0])
+            skip_control = int(self._current is self._control)
+            skip_data = 1 - skip_control
+        for queue, skip in ((self._control, skip_control), (self._data, skip_data)):
+            for index, frame in enumerate(queue):
+                if size >= limit:
+                    break
+                if index >= skip:
+                    parts.append(frame)
+                    size += len(frame)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def consume(self, count: int) -> None:
+        """Remove the first ``count`` bytes of what ``peek`` returned."""
+        while count:
+            queue = self._current
+            if queue is None:
+                queue = self._control or self._data
+            left = len(queue[0]) - self._offset
+            step = min(left, count)
+            count -= step
+            if queue is self._data:
+                self.data_bytes -= step
+            else:
+                self.control_bytes -= step
+            if step < left:
+                self._current, self._offset = queue, self._offset + step
+                return
+            queue.popleft()
+            self._current, self._offset = None, 0
+
+    def routed_frames(self) -> int:
+        """Return how many messages and calls of the data queue have not left whole."""
+        return sum(1 for frame in self._data if frame[0] < wire.KIND_CONTROL)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._data.clear()
+        self._control.clear()
+        self._current, self._offset = None, 0
+        self.data_bytes = self.control_bytes = 0

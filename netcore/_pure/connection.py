@@ -1,0 +1,482 @@
+"""One link: its stream, its send queues, its unfinished input, and how it ends.
+
+Facts first:
+
+- A link that fails inside a hook is only marked and ends in ``flush``, which the loop calls between
+  hooks. So ``on_closed`` comes exactly once and never inside a send.
+- A link ends politely like this: its data queue, then a CLOSE frame, then the end of our stream;
+  we go on receiving until the neighbour has done the same. Nothing queued is lost by it. A stream
+  that ends without CLOSE, a broken protocol and a full control queue end it at once.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol, cast, final
+
+from .. import wire
+from ..errors import FrameError, MessageTooBigError, SendQueueFullError
+from .buffer import SendQueue
+from .loop import Source, Timer
+
+if TYPE_CHECKING:
+    from .switch import Switch
+
+__all__ = ["Connection"]
+
+READ: Final = 1
+WRITE: Final = 2
+
+#: States of a connection.
+OPEN: Final = 0
+CLOSING: Final = 1  # no new sends; ours is going out, theirs is still received
+CLOSED: Final = 2
+
+_FRAME = struct.Struct(">I")
+
+Hook = Callable[..., object]
+
+
+class Records(Protocol):
+    """The record layer between stream and frames."""
+
+    def seal(self, data: bytes) -> bytes:
+        """Return the records that carry ``data``."""
+
+    def open(self, data: bytes) -> bytes:
+        """Return the verified content of the records completed by ``data``."""
+
+
+class Channel(Protocol):
+    """A stream that is not a socket."""
+
+    def write(self, data: bytes) -> int:
+        """Take some of ``data``; 0: not now, ``channel_writable`` will tell."""
+
+    def shutdown(self) -> None:
+        """End our direction after what was written."""
+
+    def close(self) -> None:
+        """End both directions at once."""
+
+    def set_target(self, target: Connection) -> None:
+        """Tell this object what arrives."""
+
+
+@final
+class Connection(Source):
+    """One link: a stream, its two send queues, its unfinished input, its handlers.
+
+    Attributes:
+        conn_id: Its id within this node.
+        remote_node_id: The neighbour.
+        max_frame_bytes: Largest body in either direction.
+        owner: Any object; the switch does not look at it.
+        state: 0 open, 1 closing, 2 closed.
+        last_received_ms: Loop time at which bytes last came.
+        last_sent_ms: Loop time at which bytes last left.
+        frames_sent: Frames queued.
+        frames_received: Frames taken from the stream.
+        bytes_sent: Bytes the stream took.
+        bytes_received: Bytes that came.
+        relay_queue_full: Frames dropped because this link's queue was full.
+        sends_refused: Sends that raised because it was full.
+    """
+
+    def __init__(
+        self,
+        switch: Switch,
+        conn_id: int,
+        remote_node_id: int,
+        sock: socket.socket | None,
+        channel: Channel | None,
+        records: Records | None,
+        max_frame_bytes: int,
+    ) -> None:
+        super().__init__()
+        self.conn_id = conn_id
+        self.remote_node_id = remote_node_id
+        self.max_frame_bytes = max_frame_bytes
+        self.owner: object = None
+        self.state = OPEN
+        self.last_received_ms = self.last_sent_ms = switch.loop.now_ms
+        self.frames_sent = self.frames_received = 0
+        self.bytes_sent = self.bytes_received = 0
+        self.relay_queue_full = self.sends_refused = 0
+        self._switch = switch
+        self._sock = sock
+        self._channel = channel
+        self._records = records
+        self._handlers: dict[int, tuple[Hook, object]] | None = None
+        self._queue = SendQueue()
+        self._unsent = b""  # bytes as they go to the stream: sealed records, or of the handshake
+        self._tail = bytearray()  # received, not parsed
+        self._need = 0  # bytes the frame at the head of _tail has in all, once known
+        self._registered = 0  # events the loop watches
+        self._started = False
+        self._parsing = False
+        self._refused = False  # a send was refused since the queue was last low
+        self._eof_in = False
+        self._eof_out = False
+        self._peer_closed = False  # a CLOSE came
+        self._close_reason: tuple[int, str] = (wire.CLOSE_LOST, "the stream ended")
+        self._failure: tuple[int, str] | None = None
+        self._timer: Timer | None = None
+
+    # -- what the plane does -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to receive; what came behind the handshake is handled in the next turn."""
+        self._started = True
+        if self._channel is not None:
+            self._channel.set_target(self)
+        self._watch(READ)
+        if self._tail:
+            self._switch.loop.call_at(self._switch.loop.now_ms, self._resume)
+        self._switch.loop.mark_dirty(self)
+
+    def set_handler(self, service_id: int, hook: Hook | None, agent: object = None) -> None:
+        """Deliver messages for a service that arrive here to ``hook(agent, message)``."""
+        if self._handlers is None:
+            self._handlers = {}
+        if hook is None:
+            self._handlers.pop(service_id, None)
+        else:
+            self._handlers[service_id] = (hook, agent)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of data that wait to be sent."""
+        return self._queue.data_bytes + len(self._unsent)
+
+    @property
+    def control_queued_bytes(self) -> int:
+        """Bytes of control frames that wait to be sent."""
+        return self._queue.control_bytes
+
+    def send_control(self, kind: int, body: bytes) -> None:
+        """Queue a control frame; a full control queue ends the link."""
+        if self.state == CLOSED or self._eof_out:
+            return
+        if self._queue.control_bytes >= self._switch.control_queue_bytes:
+            if self._failure is None:
+                self._switch._counts["control_overflows"] += 1
+            self.fail(wire.CLOSE_CONTROL_OVERFLOW, "control queue full")
+            return
+        self._push_control(_FRAME.pack(kind << 24 | len(body)) + body)
+
+    def close(self, code: int = wire.CLOSE_NORMAL, text: str = "") -> None:
+        """End the link politely: what is queued still goes out. Idempotent."""
+        self._close_reason = (code, text) if self.state == OPEN else self._close_reason
+        self._begin_close(code, text)
+
+    def fail(self, code: int, text: str) -> None:
+        """End the link now: what is queued is dropped and counted. Idempotent.
+
+        The neighbour is told the reason when the stream still takes it.
+        """
+        if self.state == CLOSED or self._failure is not None:
+            return
+        self._failure = (code, text)
+        self._leave_open()
+        self._switch.loop.mark_dirty(self)
+
+    def abandon(self) -> None:
+        """Close the stream's descriptor and nothing else: for the child after a fork."""
+        self.state = CLOSED
+        if self._sock is not None:
+            self._sock.close()
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    def _check_queue(self, size: int) -> None:
+        switch = self._switch
+        if size > self.max_frame_bytes:
+            switch._refuse(MessageTooBigError(size, self.max_frame_bytes))
+        queued = self.queued_bytes
+        if queued >= switch.write_high_bytes:
+            self.sends_refused += 1
+            self._refused = True
+            switch._refuse(SendQueueFullError(self.conn_id, queued, switch.write_high_bytes))
+
+    def _push(self, frame: bytes) -> None:
+        self.frames_sent += 1
+        self._queue.push_data(frame)
+        self._switch.loop.mark_dirty(self)
+
+    def _push_control(self, frame: bytes) -> None:
+        self.frames_sent += 1
+        self._switch._counts["control_sent"] += 1
+        self._queue.push_control(frame)
+        self._switch.loop.mark_dirty(self)
+
+    def flush(self) -> None:
+        """Write what the stream takes; finish the link when it has come to its end."""
+        if self.state == CLOSED or not self._started:
+            return
+        if self._failure is not None:
+            self._fail_now()
+            return
+        try:
+            blocked = self._write_all()
+        except OSError as exc:
+            self._lose(f"write failed: {exc.strerror or exc}")
+            return
+        self._watch(READ * (not self._eof_in) | WRITE * blocked)
+        if self._refused and self.queued_bytes <= self._switch.write_low_bytes:
+            self._refused = False
+            if self.state == OPEN:
+                self._switch._sink.on_writable(self)
+        if self.state == CLOSING and not blocked and not self._queue:
+            self._end_output()
+
+    def _write_all(self) -> bool:
+        """Write until the queues are empty (False) or the stream is full (True)."""
+        while True:
+            if self._unsent:
+                sent = self._write(self._unsent)
+                self._unsent = self._unsent[sent:]
+                if self._unsent:
+                    return True
+            if not self._queue:
+                return False
+            chunk = self._queue.peek()
+            if self._records is not None:
+                self._queue.consume(len(chunk))
+                self._unsent = self._records.seal(chunk)
+                continue
+            sent = self._write(chunk)
+            self._queue.consume(sent)
+            if sent < len(chunk):
+                return True
+
+    def _write(self, data: bytes) -> int:
+        try:
+            if self._sock is not None:
+                sent = self._sock.send(data)
+            else:
+                sent = cast(Channel, self._channel).write(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        self.bytes_sent += sent
+        self._switch._counts["bytes_sent"] += sent
+        if sent:
+            self.last_sent_ms = self._switch.loop.now_ms
+        return sent
+
+    # -- receiving ---------------------------------------------------------------------------------
+
+    def on_ready(self, events: int) -> None:
+        """Receive once and handle what came; write when the stream has room again."""
+        if events & READ and not self._eof_in and self.state != CLOSED:
+            try:
+                data = cast(socket.socket, self._sock).recv(self._switch.read_budget_bytes)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as exc:
+                self._lose(f"read failed: {exc.strerror or exc}")
+            else:
+                if data:
+                    self.receive_data(data)
+                else:
+                    self.receive_eof()
+        if events & WRITE:
+            self._switch.loop.mark_dirty(self)
+
+    def receive_data(self, data: bytes) -> None:
+        """Handle bytes of the stream. The channel of a link without a socket calls this."""
+        if self.state == CLOSED or self._failure is not None:
+            return
+        self.bytes_received += len(data)
+        self._switch._counts["bytes_received"] += len(data)
+        self.last_received_ms = self._switch.loop.now_ms
+        try:
+            if self._records is not None:
+                data = self._records.open(data)
+            self._tail += data
+            if len(self._tail) >= self._need:
+                self._parse()
+        except FrameError as exc:
+            self._protocol_error(str(exc))
+        except BaseException:
+            # KeyboardInterrupt out of a hook: the frames behind it wait here, and the stream will
+            # not tell again that they are there.
+            self._switch.loop.call_at(self._switch.loop.now_ms, self._resume)
+            raise
+
+    def receive_eof(self) -> None:
+        """Handle the end of the neighbour's stream."""
+        self._eof_in = True
+        if self._peer_closed:
+            self._switch.loop.mark_dirty(self)
+        else:
+            self._lose("the stream ended")
+
+    def channel_writable(self) -> None:
+        """Write again: the channel has room."""
+        self._switch.loop.mark_dirty(self)
+
+    def _resume(self) -> None:
+        if self.state != CLOSED and self._failure is None and not self._parsing:
+            try:
+                self._parse()
+            except FrameError as exc:
+                self._protocol_error(str(exc))
+
+    def _parse(self) -> None:
+        """Handle every whole frame in ``_tail``; keep what is unfinished."""
+        buffer = self._tail
+        position = 0
+        self._parsing = True
+        try:
+            while self._failure is None and self.state != CLOSED:
+                self._need = wire.FRAME_HEADER_BYTES
+                if len(buffer) - position < self._need:
+                    break
+                word = _FRAME.unpack_from(buffer, position)[0]
+                length = word & wire.MAX_FRAME_BYTES
+                if length > self.max_frame_bytes:
+                    raise FrameError(wire.FRAME_TOO_BIG, 1)
+                self._need += length
+                if len(buffer) - position < self._need:
+                    break
+                start = position + wire.FRAME_HEADER_BYTES
+                position += self._need
+                self._on_frame(word >> 24, bytes(memoryview(buffer)[start:position]))
+        finally:
+            self._parsing = False
+            del buffer[:position]
+            self._need = self._need if len(buffer) else 0
+
+    def _on_frame(self, kind: int, body: bytes) -> None:
+        self.frames_received += 1
+        switch = self._switch
+        if kind <= wire.KIND_CALL:
+            switch._on_routed(self, kind, body)
+        elif kind in (wire.KIND_PING, wire.KIND_PONG):
+            switch._counts["control_received"] += 1
+            switch._sink.on_control(self, kind, body)
+        elif kind == wire.KIND_CLOSE:
+            switch._counts["control_received"] += 1
+            self._on_close_frame(body)
+        elif kind >= wire.KIND_EXTENSION or kind == wire.KIND_BROADCAST:
+            switch._counts["frames_ignored"] += 1
+        else:
+            raise FrameError(wire.FRAME_BAD_KIND, 0)
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def _on_close_frame(self, body: bytes) -> None:
+        if len(body) < 2:
+            raise FrameError(wire.FRAME_TRUNCATED, len(body))
+        if len(body) > 2 + wire.MAX_REASON_BYTES:
+            raise FrameError(wire.FRAME_BAD_BODY, 2)
+        if not self._peer_closed:
+            self._peer_closed = True
+            code = int.from_bytes(body[:2], "big")
+            if self.state == OPEN:
+                self._close_reason = (code, body[2:].decode("utf-8", "replace"))
+            self._begin_close(wire.CLOSE_NORMAL, "")
+
+    def _begin_close(self, code: int, text: str) -> None:
+        if self.state != OPEN:
+            return
+        reason = text.encode()[: wire.MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
+        body = code.to_bytes(2, "big") + reason
+        # At the end of the data queue: everything sent before still arrives.
+        self._queue.push_data(_FRAME.pack(wire.KIND_CLOSE << 24 | len(body)) + body)
+        self._switch._counts["control_sent"] += 1
+        loop = self._switch.loop
+        self._timer = loop.call_at(
+            loop.now_ms + self._switch.close_timeout_ms, self._on_close_timeout
+        )
+        self._leave_open()
+        loop.mark_dirty(self)
+
+    def _leave_open(self) -> None:
+        if self.state == OPEN:
+            self.state = CLOSING
+            self._switch._sink.on_closing(self)
+
+    def _on_close_timeout(self) -> None:
+        self._failure = self._failure or (wire.CLOSE_LOST, "the neighbour did not finish in time")
+        self._switch.loop.mark_dirty(self)
+
+    def _end_output(self) -> None:
+        """Everything has left: end our stream, and the link when theirs has ended too."""
+        if not self._eof_out:
+            self._eof_out = True
+            try:
+                if self._sock is not None:
+                    self._sock.shutdown(socket.SHUT_WR)
+                else:
+                    cast(Channel, self._channel).shutdown()
+            except OSError:
+                pass  # the neighbour was faster; its end of stream tells
+        if self._eof_in:
+            self._finish(*self._close_reason)
+
+    def _lose(self, text: str) -> None:
+        """The stream broke: nothing more can be sent or received."""
+        self._eof_out = True
+        if self._peer_closed or self._close_reason[0] != wire.CLOSE_LOST:
+            self.fail(*self._close_reason)
+        else:
+            self.fail(wire.CLOSE_LOST, text)
+
+    def _protocol_error(self, text: str) -> None:
+        self._switch._counts["protocol_errors"] += 1
+        self.fail(wire.CLOSE_PROTOCOL_ERROR, text)
+
+    def _fail_now(self) -> None:
+        code, text = cast("tuple[int, str]", self._failure)
+        if not self._eof_out and code != wire.CLOSE_LOST and self._queue_starts_whole():
+            self._say_why(code, text)
+        self._finish(code, text)
+
+    def _queue_starts_whole(self) -> bool:
+        return not self._unsent and self._queue._current is None
+
+    def _say_why(self, code: int, text: str) -> None:
+        reason = text.encode()[: wire.MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
+        body = code.to_bytes(2, "big") + reason
+        frame = _FRAME.pack(wire.KIND_CLOSE << 24 | len(body)) + body
+        try:
+            self._write(self._records.seal(frame) if self._records is not None else frame)
+        except OSError:
+            pass  # it is gone already
+
+    def _finish(self, code: int, text: str) -> None:
+        """Give everything back and say so, once."""
+        switch = self._switch
+        self.state = CLOSED
+        switch._counts["dropped_link_closed"] += self._queue.routed_frames()
+        self._queue.clear()
+        self._unsent = b""
+        self._tail = bytearray()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._watch(0)
+        if self._sock is not None:
+            self._sock.close()
+        else:
+            cast(Channel, self._channel).close()
+        switch._connections.pop(self.conn_id, None)
+        switch._sink.on_closed(self, code, text)
+        self._handlers = None
+        self.owner = None
+
+    def _watch(self, events: int) -> None:
+        if self._sock is None or events == self._registered:
+            return
+        loop = self._switch.loop
+        if not events:
+            loop.remove(self)
+        elif not self._registered:
+            loop.add(self, self._sock.fileno(), events)
+        else:
+            loop.modify(self, events)
+        self._registered = events

@@ -1,0 +1,486 @@
+"""One thread's event loop: sources with a file descriptor, timers, posted functions.
+
+Facts that this file relies on:
+
+- The selector is asked once a turn and is level-triggered: an event that is not served is reported
+  again. So a turn that ends with an exception loses nothing.
+- Events already fetched still arrive for a source that an earlier event of the same batch removed,
+  even when its fd number belongs to another source by then. Each registration is therefore an
+  object of its own, and an event counts only while its registration is the current one.
+- ``selectors`` refuses an empty set of events; a source that waits for nothing is not in the
+  selector at all. That also keeps a hung-up socket nobody listens to from spinning.
+- The other end of the wake-up pair may be given to ``signal.set_wakeup_fd``, which writes bytes
+  that nobody announced: what arrives is read until nothing is left.
+- The stdlib's ``select`` restarts after a signal once the handler has run (PEP 475). A handler
+  that wants the turn to go on calls ``wake`` or ``post``.
+- ``append`` and ``popleft`` of a deque are atomic, a lock is not safe in a signal handler.
+- A signal handler that raises may strike between any two bytecodes of the loop itself. So a dirty
+  source leaves the queue after its flush, and is flushed once more rather than not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import operator
+import os
+import selectors
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from netcore._pure.timers import Timer, TimerQueue
+from netcore.errors import LocalError, QueueFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from netcore._pure.timers import Call
+
+__all__ = ["Loop", "Source", "Timer"]
+
+_logger = logging.getLogger("netcore.loop")
+
+_FLUSH_PASSES: Final = 64  # two sources that mark each other must not hold the turn for ever
+_LONGEST_WAIT_MS: Final = 86_400_000  # selectors overflow beyond some weeks
+_FARTHEST_MS: Final = 1 << 62  # keeps times within 64 bits, as the compiled twin stores them
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _log_error(where: str, error: BaseException) -> None:
+    _logger.error("exception in %s", where, exc_info=error)
+
+
+class Source:
+    """Something with a file descriptor that a loop watches. Subclasses override the two hooks.
+
+    Attributes:
+        fd: What the loop watches for it, -1 when nothing. The loop sets and resets it.
+    """
+
+    # Not set by a constructor: a subclass that forgets to call it must still be a whole source.
+    fd: int = -1
+    _dirty: bool = False
+    _entry: _Entry | None = None
+
+    def on_ready(self, events: int) -> None:
+        """Serve the fd.
+
+        Args:
+            events: ``Loop.READ``, ``Loop.WRITE`` or both; only what is being waited for. An error
+                or a hang-up is reported as both.
+        """
+
+    def flush(self) -> None:
+        """Write what was queued; called once after each turn in which it was marked dirty."""
+
+
+class _CallbackSource(Source):
+    def __init__(self, function: Callable[[int], None]) -> None:
+        self._function = function
+
+    def on_ready(self, events: int) -> None:
+        self._function(events)
+
+
+class _Entry:
+    """One registration of a source: what the selector hands back with an event."""
+
+    __slots__ = ("events", "fd", "loop", "source")
+
+    def __init__(self, loop: Loop, source: Source, fd: int, events: int) -> None:
+        self.loop = loop
+        self.source = source
+        self.fd = fd
+        self.events = events
+
+
+class Loop:
+    """Calls sources when their fds are ready, timers when they are due, posts when they came.
+
+    One turn is one `run_once`. Everything but ``post`` and ``wake`` belongs to the thread that
+    runs the loop. An ``Exception`` out of a hook goes to ``on_error``; ``KeyboardInterrupt`` and
+    other ``BaseException`` leave `run_once`, and what was not served then is served next turn.
+    """
+
+    READ: Final = selectors.EVENT_READ
+    WRITE: Final = selectors.EVENT_WRITE
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector | None = None,
+        *,
+        clock: Callable[[], int] | None = None,
+        on_error: Callable[[str, BaseException], None] | None = None,
+        max_posts: int = 65_536,
+    ) -> None:
+        """Make a loop.
+
+        Args:
+            selector: What to wait with, not closed by this loop; by default the best of the system.
+            clock: Returns milliseconds that never go back; by default those of CLOCK_MONOTONIC.
+            on_error: Told about exceptions: "on_ready", "flush", "timer" or "post", and the
+                exception. By default it is logged with its traceback as ``netcore.loop``.
+            max_posts: Bound of the functions that wait in `post`. Threads that post at the very
+                same moment may exceed it by one each.
+
+        Raises:
+            ValueError: ``max_posts`` is less than 1.
+        """
+        max_posts = operator.index(max_posts)
+        if max_posts < 1:
+            raise ValueError(f"max_posts must be 1 or more, not {max_posts}")
+        self._clock = clock if clock is not None else _monotonic_ms
+        self._on_error = on_error if on_error is not None else _log_error
+        self._max_posts = max_posts
+        self._entries: dict[int, _Entry] = {}
+        self._timers = TimerQueue()
+        self._posts: deque[Call] = deque()
+        self._dirty: deque[Source] = deque()
+        self._posts_refused = 0
+        self._in_turn = False
+        self._closed = False
+        self._woken = False  # a byte of ours is, or is about to be, in the pair
+        self._now_ms = self._clock()
+        self._owns_selector = selector is None
+        self._selector = selectors.DefaultSelector() if selector is None else selector
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._selector.register(self._wake_in, self.READ, self)
+
+    # -- time --------------------------------------------------------------------------------------
+
+    @property
+    def now_ms(self) -> int:
+        """The loop's time: of the start of the turn, then of the end of its wait."""
+        return self._now_ms
+
+    def update_now(self) -> None:
+        """Read the clock, so that `now_ms` is not from before a long callback."""
+        self._now_ms = self._clock()
+
+    def call_at(self, when_ms: int, fn: Callable[..., object], *args: object) -> Timer:
+        """Call ``fn(*args)`` in the first turn whose time is not before ``when_ms``.
+
+        Timers run in order of their time, those of the same time in order of creation. One that
+        is made by a timer runs in a later turn.
+
+        Raises:
+            LocalError: The loop is closed.
+        """
+        self._check_open()
+        when_ms = max(-_FARTHEST_MS, min(operator.index(when_ms), _FARTHEST_MS))
+        return self._timers.push(when_ms, (fn, args))
+
+    def next_deadline_ms(self) -> int | None:
+        """Return how long to wait at most before the next turn.
+
+        Returns:
+            0 when work is pending, ms from now to the next timer, or None when there is none.
+        """
+        if self._posts or self._dirty or self._timers.due:
+            return 0
+        first_ms = self._timers.first_ms()
+        return None if first_ms is None else max(0, first_ms - self._clock())
+
+    # -- sources -----------------------------------------------------------------------------------
+
+    def add(self, source: Source, fd: int, events: int) -> None:
+        """Watch ``fd`` for ``source``.
+
+        Args:
+            source: Gets the events; the loop holds a reference until `remove`.
+            fd: A file descriptor that nobody added yet.
+            events: ``READ``, ``WRITE``, both, or 0 for nothing yet.
+
+        Raises:
+            ValueError: The source or the fd is registered already, or an argument is out of range.
+            OSError: The fd is not open, or the system cannot watch it.
+            LocalError: The loop is closed.
+        """
+        self._check_open()
+        fd = operator.index(fd)
+        if fd < 0:
+            raise ValueError(f"fd must be 0 or more, not {fd}")
+        self._check_events(events)
+        if source._entry is not None:
+            raise ValueError(f"the source is registered already, with fd {source.fd}")
+        if fd in self._entries or fd == self._wake_in.fileno():
+            raise ValueError(f"fd {fd} is registered already")
+        entry = _Entry(self, source, fd, events)
+        os.fstat(fd)  # not every selector notices that an fd is closed
+        if events:
+            self._register(entry, events)
+        self._entries[fd] = source._entry = entry
+        source.fd = fd
+
+    def modify(self, source: Source, events: int) -> None:
+        """Wait for other events; an event fetched before and not waited for now is dropped.
+
+        Raises:
+            ValueError: The source is not registered here, or ``events`` is out of range.
+        """
+        entry = source._entry
+        if entry is None or entry.loop is not self:
+            raise ValueError("the source is not registered")
+        self._check_events(events)
+        if events == entry.events:
+            return
+        if not events:
+            self._unregister(entry.fd)
+        elif not entry.events:
+            self._register(entry, events)
+        else:
+            self._selector.modify(entry.fd, events, entry)
+        entry.events = events
+
+    def remove(self, source: Source) -> None:
+        """Stop watching; to be called before the fd is closed. Without effect when not watched."""
+        entry = source._entry
+        if entry is None or entry.loop is not self:
+            return
+        source._entry = None
+        source.fd = -1
+        del self._entries[entry.fd]
+        if entry.events:
+            self._unregister(entry.fd)
+
+    def make_source(self, on_ready: Callable[[int], None]) -> Source:
+        """Return a source of this backend whose ``on_ready`` calls the function."""
+        return _CallbackSource(on_ready)
+
+    def mark_dirty(self, source: Source) -> None:
+        """Call the source's ``flush`` once, at the end of this turn or the start of the next.
+
+        Outside a turn the loop's ``fileno`` becomes readable, so that a program that waits on it
+        runs that turn. The source need not be registered.
+        """
+        if source._dirty or self._closed:
+            return
+        source._dirty = True
+        self._dirty.append(source)
+        if not self._in_turn:
+            self.wake()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LocalError("the loop is closed")
+
+    def _check_events(self, events: int) -> None:
+        if not 0 <= operator.index(events) <= self.READ | self.WRITE:
+            raise ValueError(f"events must be in 0..3, not {events}")
+
+    def _register(self, entry: _Entry, events: int) -> None:
+        try:
+            self._selector.register(entry.fd, events, entry)
+        except KeyError:  # a selector that was passed in may watch it for somebody else
+            raise ValueError(f"fd {entry.fd} is registered already") from None
+
+    def _unregister(self, fd: int) -> None:
+        # An fd that was closed first is forgotten by the system; selectors differ in what they say.
+        with contextlib.suppress(KeyError, OSError, ValueError):
+            self._selector.unregister(fd)
+
+    # -- from other threads ------------------------------------------------------------------------
+
+    def post(self, fn: Callable[..., object], *args: object) -> None:
+        """Call ``fn(*args)`` in the next turn; may be called by any thread and signal handler.
+
+        Posts that a turn's own callbacks make wait for the turn after it. After `close` nothing
+        happens.
+
+        Raises:
+            QueueFullError: ``max_posts`` wait already; counted in ``posts_refused``.
+        """
+        if self._closed:
+            return
+        if len(self._posts) >= self._max_posts:
+            self._posts_refused += 1
+            raise QueueFullError("max_posts", self._max_posts)
+        self._posts.append((fn, args))
+        self.wake()
+
+    def wake(self) -> None:
+        """End the wait of the running turn, or of the next; for any thread and signal handler."""
+        if self._woken:
+            return
+        # Set before the byte is sent and reset after it was read, see _drain: whoever finds it set
+        # has queued his work before the loop looks at its queues.
+        self._woken = True
+        with contextlib.suppress(OSError):  # full: readable anyway; closed: nobody waits
+            self._wake_out.send(b"\0")
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while len(self._wake_in.recv(4096)) == 4096:
+                pass
+        self._woken = False
+
+    # -- the turn ----------------------------------------------------------------------------------
+
+    def run_once(self, timeout_ms: int | None) -> int:
+        """Run one turn: flush, wait, serve fds, timers and posts, flush.
+
+        Args:
+            timeout_ms: Longest wait in ms, None for as long as it takes. Waits of more than a day
+                end after a day.
+
+        Returns:
+            Number of sources, timers and posts served.
+
+        Raises:
+            RuntimeError: Called from inside a turn.
+            LocalError: The loop is closed.
+        """
+        self._check_open()
+        if self._in_turn:
+            raise RuntimeError("run_once was called from inside a turn of the same loop")
+        if timeout_ms is not None:
+            timeout_ms = operator.index(timeout_ms)
+        self._in_turn = True
+        try:
+            self._now_ms = self._clock()
+            self._flush_dirty()
+            ready = self._wait(timeout_ms)
+            self._now_ms = self._clock()
+            posts = len(self._posts)
+            served = self._serve_ready(ready)
+            served += self._serve_timers()
+            served += self._serve_posts(posts)
+            self._flush_dirty()
+            return served
+        finally:
+            self._in_turn = False
+            if self._dirty or self._timers.due:
+                self.wake()  # whoever waits on fileno() must see that there is work left
+
+    def _wait(self, timeout_ms: int | None) -> list[tuple[_Entry, int]]:
+        """Wait and return what is ready; the wake-up pair is drained here."""
+        if self._closed:  # by a flush
+            return []
+        deadline = self.next_deadline_ms()
+        waits = [ms for ms in (timeout_ms, deadline) if ms is not None]
+        timeout = min(*waits, _LONGEST_WAIT_MS) / 1000 if waits else None
+        ready = []
+        for key, mask in self._selector.select(timeout):
+            if key.data is self:
+                self._drain()
+            elif isinstance(key.data, _Entry):
+                ready.append((key.data, mask))
+        return ready
+
+    def _serve_ready(self, ready: list[tuple[_Entry, int]]) -> int:
+        served = 0
+        for entry, mask in ready:
+            events = mask & entry.events
+            if not events or self._entries.get(entry.fd) is not entry:
+                continue
+            served += 1
+            try:
+                entry.source.on_ready(events)
+            except Exception as error:
+                self._on_error("on_ready", error)
+        return served
+
+    def _serve_timers(self) -> int:
+        timers, served = self._timers, 0
+        for _ in range(timers.collect(self._now_ms)):
+            if not timers.due:  # a timer closed the loop
+                break
+            call = timers.pop_due()
+            if call is not None:
+                served += 1
+                self._call("timer", call)
+        return served
+
+    def _serve_posts(self, count: int) -> int:
+        served = 0
+        while served < count and self._posts:
+            served += 1
+            self._call("post", self._posts.popleft())
+        return served
+
+    def _call(self, where: str, call: Call) -> None:
+        try:
+            call[0](*call[1])
+        except Exception as error:
+            self._on_error(where, error)
+
+    def _flush_dirty(self) -> None:
+        dirty = self._dirty
+        for _ in range(_FLUSH_PASSES):
+            for _ in range(len(dirty)):
+                source = dirty[0]
+                source._dirty = False  # before the call: its own flush may mark it again
+                try:
+                    source.flush()
+                except Exception as error:
+                    self._on_error("flush", error)
+                if not dirty:  # a flush closed the loop
+                    return
+                dirty.popleft()
+
+    # -- the rest ----------------------------------------------------------------------------------
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether `run_once` is running."""
+        return self._in_turn
+
+    @property
+    def posts_refused(self) -> int:
+        """Number of posts beyond ``max_posts``."""
+        return self._posts_refused
+
+    @property
+    def sources(self) -> int:
+        """Number of registered sources."""
+        return len(self._entries)
+
+    @property
+    def timers(self) -> int:
+        """Number of active timers."""
+        return self._timers.active
+
+    @property
+    def wakeup_fd(self) -> int:
+        """The fd to give to ``signal.set_wakeup_fd``; -1 after `close`."""
+        return self._wake_out.fileno()
+
+    def fileno(self) -> int:
+        """Return an fd that is readable when a turn would find something to do.
+
+        Timers are not seen by it: wait no longer than `next_deadline_ms`.
+
+        Raises:
+            LocalError: The selector has no fd of its own, or the loop is closed.
+        """
+        self._check_open()
+        fileno = getattr(self._selector, "fileno", None)
+        if fileno is None:
+            name = type(self._selector).__name__
+            raise LocalError(f"{name} has no file descriptor: call run_once in time instead")
+        return int(fileno())
+
+    def close(self) -> None:
+        """Remove every source, timer and post and close the loop's own fds. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for entry in list(self._entries.values()):
+            self.remove(entry.source)
+        self._timers.clear()
+        for source in self._dirty:
+            source._dirty = False
+        self._posts.clear()
+        self._dirty.clear()
+        self._selector.unregister(self._wake_in)
+        if self._owns_selector:
+            self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()

@@ -1,0 +1,381 @@
+"""What a hook may ask for: sends are queued at once, everything else happens after the hook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, final
+
+from .address import NodeAddr, parse_addr
+from .commands import CloseConn, CloseNode, Command, ToBehavior, ToHandler
+from .ids import ConnId, NodeId, ServiceId, check_node_id, format_conn, is_outgoing
+from .route import HandlerRoute, RouteRule
+
+if TYPE_CHECKING:
+    from ._backend import kernels
+    from .rpc import CallAnswer
+
+__all__ = ["AgentHost", "BehaviorAgent", "ConnectionAgent", "ConnectionSender", "Later"]
+
+Payload = bytes | bytearray | memoryview
+
+
+class Later(Protocol):
+    """What ``call_later`` returns."""
+
+    def cancel(self) -> None:
+        """Do not call; idempotent."""
+
+
+class AgentHost(Protocol):
+    """What agents ask; the plane."""
+
+    @property
+    def node_id(self) -> NodeId:
+        """This node."""
+
+    @property
+    def now_ms(self) -> int:
+        """The loop's time."""
+
+    def push(self, command: Command) -> None:
+        """Queue a command."""
+
+    def connect(self, addr: NodeAddr, *, parallel: bool) -> ConnId:
+        """Queue a dial."""
+
+    def call(
+        self,
+        from_service: int,
+        rule: RouteRule,
+        service_id: int,
+        payload: Payload,
+        on_done: Callable[[CallAnswer], object],
+        timeout_ms: int,
+    ) -> None:
+        """Start a call."""
+
+    def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
+        """Call a function after a while, like a hook."""
+
+    def rtt_ms(self, conn_id: int) -> float | None:
+        """Smoothed round-trip time of a link."""
+
+
+class _Agent:
+    """What both kinds of agent can do.
+
+    ``how`` in every send: ``to_service`` (who gets it there; the own service unless said),
+    ``stream_id`` (0..2**32 - 1), ``meta`` (0..3), ``ttl`` (1..255 hops, 64 unless said).
+    Every send raises ``NoRouteError``, ``SendQueueFullError``, ``MessageTooBigError``,
+    ``NodeClosedError``, ``ValueError`` (a number out of range) or ``TypeError`` (not bytes-like).
+    """
+
+    def __init__(self, host: AgentHost, port: kernels.Port, service_id: int) -> None:
+        self._host = host
+        self._port = port
+        self._service_id = ServiceId(service_id)
+
+    @property
+    def local_node_id(self) -> NodeId:
+        """The id of this node."""
+        return self._host.node_id
+
+    @property
+    def service_id(self) -> ServiceId:
+        """The service this agent acts for."""
+        return self._service_id
+
+    @property
+    def now_ms(self) -> int:
+        """The node's time: monotonic milliseconds, as of the running turn of the loop."""
+        return self._host.now_ms
+
+    def send_to_node(
+        self,
+        node_id: int,
+        payload: Payload,
+        *,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send to the node with this id, over as many hops as it takes."""
+        self._port.send_to_node(
+            node_id, payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
+        )
+
+    def send_to_key(
+        self,
+        key: int | str | bytes,
+        payload: Payload,
+        *,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send to the node closest to the key; ``str`` and ``bytes`` are hashed by ``key_of``."""
+        self._port.send_to_key(
+            key, payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
+        )
+
+    def send_to_service(
+        self, service_id: int, payload: Payload, *, stream_id: int = 0, meta: int = 0, ttl: int = 64
+    ) -> None:
+        """Send to a node that offers the service: this one, else the nearest."""
+        self._port.send_to_service(service_id, payload, stream_id=stream_id, meta=meta, ttl=ttl)
+
+    def send_local(
+        self,
+        payload: Payload,
+        *,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send to this node's own behavior; it gets it after the running hook."""
+        self._port.send_local(
+            payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
+        )
+
+    def send_to_conn(
+        self,
+        conn_id: int,
+        payload: Payload,
+        *,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send one hop over exactly this link, without routing."""
+        self._port.send_to_conn(
+            conn_id, payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
+        )
+
+    def reply(self, message: kernels.Message, payload: Payload) -> None:
+        """Send back to the message's node and service, with its ``stream_id``."""
+        self._port.reply(message, payload)
+
+    def call(
+        self,
+        rule: RouteRule,
+        service_id: int,
+        payload: Payload,
+        on_done: Callable[[CallAnswer], object],
+        timeout_ms: int = 5_000,
+    ) -> None:
+        """Call a service; ``on_done(answer)`` follows exactly once, never inside this call.
+
+        Args:
+            rule: Which node; ``RouteRule.service()`` the nearest that offers the service.
+            service_id: Whose ``on_rpc`` there.
+            payload: Bytes-like.
+            on_done: Gets a ``CallAnswer``: ``ok``, ``payload``, ``error`` (a ``CallError``).
+            timeout_ms: 1..2**32 - 1; afterwards the error is ``CallTimeout``.
+
+        Raises:
+            LocalError: It could not be sent (as for sends), or ``max_pending_calls`` is reached;
+                ``on_done`` is not called then.
+        """
+        self._host.call(self._service_id, rule, service_id, payload, on_done, timeout_ms)
+
+    def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
+        """Call ``fn()`` after ``delay_ms`` like a hook: isolated, never inside another one."""
+        return self._host.call_later(delay_ms, fn)
+
+    def close_conn(self, conn_id: int) -> None:
+        """End a link politely: what is queued still goes out. Unknown ids are ignored."""
+        self._host.push(CloseConn(ConnId(conn_id)))
+
+    def close_node(self, node_id: int) -> None:
+        """End all links to a node politely."""
+        self._host.push(CloseNode(check_node_id(node_id)))
+
+
+@final
+class BehaviorAgent(_Agent):
+    """What a behavior may ask for, in its hooks and, by ``Node.agent``, outside of them."""
+
+    def __init__(self, host: AgentHost, port: kernels.Port, service_id: int) -> None:
+        super().__init__(host, port, service_id)
+        # The methods above are for readers and editors; what runs are the kernel's own, which
+        # spares a Python frame per message.
+        for name in _DIRECT_SENDS:
+            object.__setattr__(self, name, getattr(port, name))
+
+    def send(
+        self,
+        rule: RouteRule,
+        payload: Payload,
+        *,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send where the rule says."""
+        self._port.send(
+            rule, payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
+        )
+
+    def connect_to(self, addr: NodeAddr | str, *, parallel: bool = False) -> ConnId:
+        """Dial; the outcome arrives in the hooks, under the conn id returned here.
+
+        Args:
+            addr: Whom; several alternatives are tried in order.
+            parallel: Also when there is a link to that node already.
+
+        Raises:
+            AddressError: ``addr`` is not an address.
+            QueueFullError: ``max_commands`` wait already.
+        """
+        return self._host.connect(parse_addr(addr), parallel=parallel)
+
+    def send_to_handler(self, route: HandlerRoute, event: object) -> None:
+        """Give any object to this service's handler on a link, as ``on_behavior_event``."""
+        self._host.push(ToHandler(self._service_id, route, event))
+
+
+_DIRECT_SENDS = (
+    "send",
+    "send_to_node",
+    "send_to_key",
+    "send_to_service",
+    "send_local",
+    "send_to_conn",
+    "reply",
+)
+
+
+@final
+class ConnectionAgent(_Agent):
+    """What a handler may ask for, on its own link and beyond.
+
+    Attributes:
+        conn_id: The own link.
+        remote_node_id: The node at its other end.
+        remote_addr: Where that is, as text.
+    """
+
+    def __init__(
+        self,
+        host: AgentHost,
+        port: kernels.Port,
+        service_id: int,
+        conn: ConnectionSender,
+    ) -> None:
+        super().__init__(host, port, service_id)
+        self.conn_id = conn.conn_id
+        self.remote_node_id = conn.remote_node_id
+        self.remote_addr = conn.remote_addr
+
+    @property
+    def rtt_ms(self) -> float | None:
+        """Smoothed round-trip time of the link; None until it is known."""
+        return self._host.rtt_ms(self.conn_id)
+
+    def send(
+        self,
+        payload: Payload,
+        *,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send one hop over the own link, without routing."""
+        self._port.send_on_link(
+            payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
+        )
+
+    def send_routed(
+        self,
+        rule: RouteRule,
+        payload: Payload,
+        *,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send where the rule says."""
+        self._port.send(
+            rule, payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
+        )
+
+    def send_to_handler(self, route: HandlerRoute, event: object) -> None:
+        """Give any object to this service's handler on a link, as ``on_other_handler_event``."""
+        self._host.push(
+            ToHandler(self._service_id, route, event, self.remote_node_id, self.conn_id)
+        )
+
+    def send_behavior(self, event: object) -> None:
+        """Give any object to this service's behavior, as ``on_handler_event``."""
+        self._host.push(ToBehavior(self._service_id, self.remote_node_id, self.conn_id, event))
+
+    def close_conn(self, conn_id: int | None = None) -> None:
+        """End the own link, or another one, politely."""
+        super().close_conn(self.conn_id if conn_id is None else conn_id)
+
+
+@final
+class ConnectionSender:
+    """A link, as the connected and disconnected hooks of a behavior get it; equal by ``conn_id``.
+
+    Attributes:
+        conn_id: Its id within this node, the one ``connect`` returned.
+        remote_node_id: The node at its other end.
+        remote_addr: Where that is, as text.
+    """
+
+    __slots__ = ("_host", "_port", "conn_id", "remote_addr", "remote_node_id")
+
+    def __init__(
+        self,
+        host: AgentHost,
+        port: kernels.Port,
+        conn: kernels.Connection,
+        remote_addr: str,
+    ) -> None:
+        self.conn_id = ConnId(conn.conn_id)
+        self.remote_node_id = NodeId(conn.remote_node_id)
+        self.remote_addr = remote_addr
+        self._port = port
+        self._host = host
+
+    @property
+    def is_outgoing(self) -> bool:
+        """Whether this node dialled."""
+        return is_outgoing(self.conn_id)
+
+    def send(
+        self,
+        payload: Payload,
+        *,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send one hop over this link, without routing; raises like the agents' sends."""
+        self._port.send_on_link(
+            payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
+        )
+
+    def close(self) -> None:
+        """End the link politely, after the running hook."""
+        self._host.push(CloseConn(self.conn_id))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ConnectionSender):
+            return NotImplemented
+        return self.conn_id == other.conn_id
+
+    def __hash__(self) -> int:
+        return hash(self.conn_id)
+
+    def __repr__(self) -> str:
+        return f"<{format_conn(self.conn_id)} to node {self.remote_node_id}>"

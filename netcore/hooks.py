@@ -1,0 +1,71 @@
+"""Calling user code: isolated, logged once with its traceback, counted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from ._backend import kernels
+
+__all__ = ["HookFailed", "HookRunner"]
+
+logger = logging.getLogger("netcore.plane")
+
+#: Tracebacks logged per second; hook errors beyond are only counted.
+MAX_TRACEBACKS_PER_S: Final = 20
+
+
+class HookFailed(Exception):
+    """User code raised; it was logged and counted already."""
+
+
+@final
+class HookRunner:
+    """Runs the user code of one node.
+
+    Only ``Exception`` is held back: KeyboardInterrupt and SystemExit come out of the loop.
+
+    Attributes:
+        errors: Exceptions that left user code.
+    """
+
+    def __init__(self, node_id: int, loop: kernels.Loop) -> None:
+        self._node_id = node_id
+        self._loop = loop
+        self._second_ms = 0
+        self._logged = 0
+        self.errors = 0
+
+    def run(self, hook: Callable[..., object], *args: object) -> object:
+        """Call ``hook(*args)``; None when it raised."""
+        try:
+            return hook(*args)
+        except Exception as exc:
+            self.on_error(hook, exc)
+            return None
+
+    def run_or_fail(self, hook: Callable[..., object], *args: object) -> object:
+        """Call ``hook(*args)``.
+
+        Raises:
+            HookFailed: It raised; that was logged and counted.
+        """
+        try:
+            return hook(*args)
+        except Exception as exc:
+            self.on_error(hook, exc)
+            raise HookFailed from None
+
+    def on_error(self, hook: object, exc: Exception) -> None:
+        """Log an exception that left user code, with its traceback, and count it."""
+        self.errors += 1
+        if self._loop.now_ms - self._second_ms >= 1_000:
+            self._second_ms, self._logged = self._loop.now_ms, 0
+        self._logged += 1
+        if self._logged <= MAX_TRACEBACKS_PER_S:
+            name = getattr(hook, "__qualname__", None) or repr(hook)
+            logger.error("node %s: %s raised", self._node_id, name, exc_info=exc)
+        elif self._logged == MAX_TRACEBACKS_PER_S + 1:
+            logger.error("node %s: more hook errors this second are only counted", self._node_id)

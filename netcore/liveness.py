@@ -1,0 +1,502 @@
+"""Liveness: when to ping a link, when its silence makes it suspect, and when dead.
+
+Facts first:
+
+- Any received byte is life. So this module keeps no clock of its own for traffic: it asks for the
+  last times of a link (``activity``) when the link is due, and a link is due about once per
+  interval, however much it carries. The cost of a turn is that of the links due in it.
+- A PING is owed after one interval without sending. The interval grows with the number of links,
+  so that the cost of idle links stays flat; both ends use the larger of their two. An interval
+  counts for sending only once a PING has announced it, else the other end would expect us earlier
+  than we come. When it shrinks, the other end's longer one is still granted until it must have
+  heard of the shorter one.
+- PINGs are up to a quarter of an interval early, at random, and never late: links that were opened
+  together drift apart.
+- Our own absence is not the neighbour's silence. ``poll`` knows when it should have been called;
+  what it is late, beyond a tolerance, does not count as silence. The tolerance is there because
+  time must also pass for a loop that is always a little behind.
+- A round trip during which our own loop was away, or the link was silent, measures that and not the
+  link, so it proves life but is no RTT.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final, final
+
+from . import wire
+from .config import NodeConfig
+from .pingpong import Ping, decode_ping, decode_pong, encode_ping, encode_pong
+
+__all__ = [
+    "Action",
+    "Alive",
+    "Dead",
+    "Liveness",
+    "Ping",
+    "Probe",
+    "SendPing",
+    "Suspect",
+    "decode_ping",
+    "decode_pong",
+    "encode_ping",
+    "encode_pong",
+]
+
+#: Link -> (when a byte was last received, when one was last sent), in ms.
+Activity = Callable[[int], tuple[int, int]]
+
+SUSPECT_INTERVALS: Final = 3  # two PINGs may be late before the third is missed
+SUSPECT_RTTS: Final = 4
+UNKNOWN_RTT_LIMIT_MS: Final = 1_000  # RFC 6298 section 2.1: the RTO before the first measurement
+SRTT_GAIN: Final = 1 / 8  # RFC 6298 section 2.3: alpha
+MAX_TOKENS: Final = 4  # unanswered ones per link
+EARLY_SHARE: Final = 0.25  # of an interval, by which a PING may be early
+LATE_SHARE: Final = 4  # lateness up to a 4th of the ping interval is not excused
+PROBE_TIMEOUT_MS: Final = 200
+#: A heap with this many more items than twice the links is rebuilt (cheap, and rare).
+_HEAP_SLACK: Final = 64
+_NEVER_MS: Final = -(1 << 62)  # before any time a clock may show
+
+
+# -- what poll() asks for ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendPing:
+    """Send a PING with this body."""
+
+    key: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """Move the routes away; the socket stays."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A suspect link lives: the routes may return."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Close the link; it is not heard of again here, but still has to be removed."""
+
+    key: int
+
+
+Action = SendPing | Suspect | Alive | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question to a link.
+
+    Attributes:
+        number: For ``Liveness.is_answered``.
+        payload: Body of the PING to be sent.
+    """
+
+    number: int
+    payload: bytes
+
+
+# -- the state -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Token:
+    """A token on its way."""
+
+    number: int
+    token: int
+    sent_us: int
+
+
+@dataclass(slots=True)
+class _Link:
+    """What is known about one link.
+
+    Attributes:
+        key: Its name outside.
+        received_ms: When a byte had last been received, at the last visit.
+        heard_ms: The same on the clock from which our own lateness is subtracted.
+        excused_ms: The lateness subtracted so far, at the last visit.
+        announced_ms: Our interval, as the last PING said.
+        peer_ms: Theirs, as their last PING said; 0 before it.
+        interval_ms: The larger of the two.
+        granted_ms: A longer interval that the other end may still use ...
+        granted_until_ms: ... until then.
+        srtt_ms: Smoothed round-trip time.
+        early: Share of an interval by which the next PING is early.
+        pinged_ms: When we last sent a PING.
+        token_ms: When the last one had a token.
+        fit_from_us: Tokens sent before this measure something else than the round trip.
+        tokens: Those not answered, the oldest first.
+        numbers: How many tokens were made.
+        answered: Number of the newest token answered.
+        unheard: We have not heard them for too long.
+        flagged: They say that of us.
+        suspect: Either, as told by the last action.
+        due_ms: When it is to be looked at; when it was, for a dead one.
+        ticket: Names the one valid heap item.
+    """
+
+    key: int
+    received_ms: int
+    heard_ms: int
+    excused_ms: int
+    announced_ms: int
+    interval_ms: int
+    srtt_ms: float | None
+    peer_ms: int = 0
+    granted_ms: int = 0
+    granted_until_ms: int = 0
+    early: float = 0.0
+    pinged_ms: int = _NEVER_MS
+    token_ms: int = _NEVER_MS
+    fit_from_us: int = 0
+    tokens: list[_Token] = field(default_factory=list)
+    numbers: int = 0
+    answered: int = 0
+    unheard: bool = False
+    flagged: bool = False
+    suspect: bool = False
+    due_ms: int = 0
+    ticket: int = 0
+
+    def base_limit_ms(self, interval_ms: int) -> int:
+        """Return how long the link may be silent when it uses this interval."""
+        srtt_ms = self.srtt_ms
+        by_rtt = UNKNOWN_RTT_LIMIT_MS if srtt_ms is None else math.ceil(SUSPECT_RTTS * srtt_ms)
+        return max(SUSPECT_INTERVALS * interval_ms, by_rtt)
+
+    def limit_ms(self, now_ms: int) -> int:
+        """Return how long the link may be silent now."""
+        granted_ms = self.granted_ms if now_ms < self.granted_until_ms else 0
+        return self.base_limit_ms(max(self.interval_ms, granted_ms))
+
+    def update_interval(self, now_ms: int) -> bool:
+        """Take the larger of both announced intervals; return whether it shrank."""
+        before, after = self.interval_ms, max(self.announced_ms, self.peer_ms)
+        self.interval_ms = after
+        if after >= before:
+            return False
+        if now_ms < self.granted_until_ms:
+            before = max(before, self.granted_ms)
+        self.granted_ms = before
+        self.granted_until_ms = now_ms + self.base_limit_ms(after)
+        return True
+
+    def ping_due_ms(self, sent_ms: int, rtt_interval_ms: int) -> int:
+        """Return when a PING is owed: for the silence, or for the measurement."""
+        # What we sent last may be a PING that still waits in a full queue.
+        sent_ms = max(sent_ms, self.pinged_ms)
+        due_ms = sent_ms + self.interval_ms - int(self.interval_ms * self.early)
+        if self.unheard:
+            return due_ms
+        # An idle link has sent a token with an ordinary PING by then; this is for busy ones.
+        return min(due_ms, self.token_ms + rtt_interval_ms + self.interval_ms)
+
+    def measure(self, rtt_ms: float) -> None:
+        """Take one round trip into the average."""
+        if self.srtt_ms is None:
+            self.srtt_ms = rtt_ms
+        else:
+            self.srtt_ms += (rtt_ms - self.srtt_ms) * SRTT_GAIN
+
+
+@final
+class Liveness:
+    """The liveness of all links of a node; links are named by an int of the caller's choice.
+
+    ``now_ms`` and ``now_us`` are the same monotonic clock, or two of the same speed.
+
+    Attributes:
+        suspects: How often a link became suspect.
+    """
+
+    def __init__(self, config: NodeConfig, rng: Random) -> None:
+        self.suspects = 0
+        self._ping_interval_ms = config.ping_interval_ms
+        self._max_interval_ms = config.max_ping_interval_ms
+        self._rtt_interval_ms = config.rtt_interval_ms
+        self._dead_ms = config.dead_ms
+        self._late_tolerance_ms = config.ping_interval_ms // LATE_SHARE
+        self._rng = rng
+        self._links: dict[int, _Link] = {}
+        self._heap: list[tuple[int, int, int]] = []  # due, ticket, key
+        self._tickets = 0
+        self._excused_ms = 0
+        self._fit_from_us = 0
+        self._polled = (_NEVER_MS, 0)  # (now_ms, now_us) of the last poll
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    @property
+    def interval_ms(self) -> int:
+        """This node's own ping interval, as its PINGs say it."""
+        return min(self._max_interval_ms, max(self._ping_interval_ms, len(self._links)))
+
+    def add(self, key: int, now_ms: int, handshake_rtt_ms: float | None = None) -> None:
+        """Begin to watch a link; the next ``poll`` pings it.
+
+        Args:
+            key: Its name.
+            now_ms: The time; the link counts as heard then.
+            handshake_rtt_ms: A first measurement, if the handshake made one.
+
+        Raises:
+            ValueError: The link is watched already.
+        """
+        if key in self._links:
+            raise ValueError(f"link {key} is watched already")
+        interval_ms = self.interval_ms
+        link = _Link(
+            key=key,
+            received_ms=now_ms,
+            heard_ms=now_ms - self._excused_ms,
+            excused_ms=self._excused_ms,
+            announced_ms=interval_ms,
+            interval_ms=interval_ms,
+            srtt_ms=handshake_rtt_ms,
+        )
+        self._links[key] = link
+        self._schedule(link, now_ms)
+
+    def remove(self, key: int) -> None:
+        """Watch a link no more; an unknown one is ignored."""
+        self._links.pop(key, None)
+        self._compact()
+
+    def srtt_ms(self, key: int) -> float | None:
+        """Return the smoothed round-trip time, None while unknown."""
+        link = self._links.get(key)
+        return None if link is None else link.srtt_ms
+
+    def suspect(self, key: int) -> bool:
+        """Return what the last action for the link said; False for an unknown one."""
+        link = self._links.get(key)
+        return link is not None and link.suspect
+
+    # -- what arrives ----------------------------------------------------------------------------
+
+    def on_ping(
+        self, key: int, token: int, interval_ms: int, flags: int, now_ms: int
+    ) -> int | None:
+        """Take a PING in.
+
+        Returns:
+            The token to be sent back in a PONG; None: none wanted, or the link is unknown.
+        """
+        link = self._links.get(key)
+        if link is None:
+            return None
+        flagged = bool(flags & wire.PING_FLAG_SUSPECT)
+        link.peer_ms = interval_ms
+        shrank = link.update_interval(now_ms)
+        if shrank or link.unheard or flagged != link.flagged:
+            link.flagged = flagged
+            self._hurry(link, now_ms)
+        return token or None
+
+    def on_pong(self, key: int, token: int, now_us: int) -> float | None:
+        """Take a PONG in.
+
+        Returns:
+            The round trip in ms; None for a token that is not ours, or that is no measurement.
+        """
+        link = self._links.get(key)
+        if link is None:
+            return None
+        found = next((t for t in link.tokens if t.token == token), None)
+        if found is None or now_us - found.sent_us > self._dead_ms * 1_000:
+            return None
+        # Both directions keep the order, so older ones will not be answered any more.
+        link.tokens = [t for t in link.tokens if t.number > found.number]
+        link.answered = found.number
+        if link.unheard:
+            self._hurry(link, self._estimate_ms(now_us))
+        fit_from_us = max(link.fit_from_us, self._fit_from_us)
+        if found.sent_us < fit_from_us or self._is_late(now_us):
+            return None
+        rtt_ms = max(0, now_us - found.sent_us) / 1_000
+        link.measure(rtt_ms)
+        return rtt_ms
+
+    # -- asking now ------------------------------------------------------------------------------
+
+    def probe(self, key: int, now_us: int) -> Probe | None:
+        """Ask a link whether it lives, outside of the schedule; None for an unknown link.
+
+        Send the PING at once, and look at ``is_answered`` until ``probe_timeout_ms`` has passed.
+        """
+        link = self._links.get(key)
+        if link is None:
+            return None
+        token = self._new_token(link, now_us)
+        return Probe(link.numbers, self._encode(link, token))
+
+    def probe_timeout_ms(self, key: int) -> int:
+        """Return how long an answer to a probe may take: max(200 ms, 4 round trips)."""
+        srtt_ms = self.srtt_ms(key) or 0.0
+        return max(PROBE_TIMEOUT_MS, math.ceil(SUSPECT_RTTS * srtt_ms))
+
+    def is_answered(self, key: int, number: int) -> bool:
+        """Return whether the probe of this number, or a PING after it, was answered."""
+        link = self._links.get(key)
+        return link is not None and link.answered >= number
+
+    # -- the clock -------------------------------------------------------------------------------
+
+    def next_deadline_ms(self) -> int | None:
+        """Return when ``poll`` is to be called next (not: in how long); None: no link."""
+        heap = self._heap
+        while heap and not self._is_live(heap[0]):
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def poll(self, now_ms: int, now_us: int, activity: Activity) -> list[Action]:
+        """Look at the links that are due.
+
+        Call it at ``next_deadline_ms``, after what has arrived was read; earlier does no harm, and
+        how much later it is called is how late the loop is.
+
+        Args:
+            now_ms: The time.
+            now_us: The same with the precision that round trips want.
+            activity: Asked for every link that is due.
+
+        Returns:
+            What to do, in this order.
+        """
+        self._excuse_lateness(now_ms, now_us)
+        actions: list[Action] = []
+        while (due_ms := self.next_deadline_ms()) is not None and due_ms <= now_ms:
+            link = self._links[heapq.heappop(self._heap)[2]]
+            self._visit(link, now_ms, now_us, activity(link.key), actions)
+        self._polled = (now_ms, now_us)
+        return actions
+
+    def _visit(
+        self,
+        link: _Link,
+        now_ms: int,
+        now_us: int,
+        activity: tuple[int, int],
+        actions: list[Action],
+    ) -> None:
+        received_ms, sent_ms = activity
+        silence_ms = self._silence_ms(link, received_ms, now_ms)
+        limit_ms = link.limit_ms(now_ms)
+        dead_limit_ms = max(self._dead_ms, limit_ms)
+        if silence_ms >= dead_limit_ms:
+            actions.append(Dead(link.key))
+            return  # not scheduled again: it was told
+        turned = link.unheard != (silence_ms >= limit_ms)
+        if turned:
+            link.unheard = not link.unheard
+            link.fit_from_us = now_us
+        self._judge(link, actions)
+        if turned or link.ping_due_ms(sent_ms, self._rtt_interval_ms) <= now_ms:
+            actions.append(self._ping(link, now_ms, now_us))
+        left_ms = (dead_limit_ms if link.unheard else limit_ms) - silence_ms
+        due_ms = min(now_ms + left_ms, link.ping_due_ms(sent_ms, self._rtt_interval_ms))
+        self._schedule(link, max(now_ms + 1, due_ms))
+
+    def _silence_ms(self, link: _Link, received_ms: int, now_ms: int) -> int:
+        """Return for how long the link has been silent, our own lateness subtracted."""
+        here_ms = now_ms - self._excused_ms
+        if received_ms > link.received_ms:
+            link.received_ms = received_ms
+            link.heard_ms = received_ms - link.excused_ms
+        # What was excused since the last visit may be older than the byte: never in the future.
+        link.heard_ms = min(link.heard_ms, here_ms)
+        link.excused_ms = self._excused_ms
+        return here_ms - link.heard_ms
+
+    def _judge(self, link: _Link, actions: list[Action]) -> None:
+        suspect = link.unheard or link.flagged
+        if suspect == link.suspect:
+            return
+        link.suspect = suspect
+        if suspect:
+            self.suspects += 1
+            actions.append(Suspect(link.key))
+        else:
+            actions.append(Alive(link.key))
+
+    def _ping(self, link: _Link, now_ms: int, now_us: int) -> SendPing:
+        """Return the next PING, with a token when it is time for one."""
+        token = 0
+        if not link.unheard and now_ms - link.token_ms >= self._rtt_interval_ms:
+            token = self._new_token(link, now_us)
+            link.token_ms = now_ms
+        link.pinged_ms = now_ms
+        link.early = self._rng.random() * EARLY_SHARE
+        payload = self._encode(link, token)
+        link.announced_ms = self.interval_ms
+        link.update_interval(now_ms)
+        return SendPing(link.key, payload)
+
+    def _new_token(self, link: _Link, now_us: int) -> int:
+        token = self._rng.randrange(1, 1 << 64)
+        link.numbers += 1
+        link.tokens = [*link.tokens[1 - MAX_TOKENS :], _Token(link.numbers, token, now_us)]
+        return token
+
+    def _encode(self, link: _Link, token: int) -> bytes:
+        return encode_ping(token, self.interval_ms, wire.PING_FLAG_SUSPECT if link.unheard else 0)
+
+    # -- our own lateness ------------------------------------------------------------------------
+
+    def _excuse_lateness(self, now_ms: int, now_us: int) -> None:
+        due_ms = self.next_deadline_ms()
+        late_ms = 0 if due_ms is None else now_ms - due_ms
+        if late_ms > self._late_tolerance_ms:
+            self._excused_ms += late_ms - self._late_tolerance_ms
+        if late_ms > self._ping_interval_ms:
+            self._fit_from_us = now_us
+
+    def _is_late(self, now_us: int) -> bool:
+        """Return whether the loop has been away; frames are read before ``poll`` is called."""
+        due_ms = self.next_deadline_ms()
+        return due_ms is not None and self._estimate_ms(now_us) - due_ms > self._ping_interval_ms
+
+    def _estimate_ms(self, now_us: int) -> int:
+        """Return the time in ms, counted from the last poll."""
+        polled_ms, polled_us = self._polled
+        return polled_ms + (now_us - polled_us) // 1_000
+
+    # -- the heap --------------------------------------------------------------------------------
+
+    def _hurry(self, link: _Link, now_ms: int) -> None:
+        if link.due_ms > now_ms:
+            self._schedule(link, now_ms)
+
+    def _schedule(self, link: _Link, due_ms: int) -> None:
+        self._tickets += 1
+        link.due_ms = due_ms
+        link.ticket = self._tickets
+        heapq.heappush(self._heap, (due_ms, link.ticket, link.key))
+        self._compact()
+
+    def _is_live(self, item: tuple[int, int, int]) -> bool:
+        link = self._links.get(item[2])
+        return link is not None and link.ticket == item[1]
+
+    def _compact(self) -> None:
+        if len(self._heap) > 2 * len(self._links) + _HEAP_SLACK:
+            self._heap = [item for item in self._heap if self._is_live(item)]
+            heapq.heapify(self._heap)

@@ -1,0 +1,536 @@
+"""Node: loop, switch, plane and transports of one node, and the calls that drive them."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Final, Literal, final
+
+from . import _backend, wire
+from .address import NodeAddr, is_loopback, parse_addr
+from .agent import BehaviorAgent
+from .behavior import NetworkBehavior
+from .config import NodeConfig, Secret
+from .errors import (
+    ForkedNodeError,
+    InsecureListenError,
+    LocalError,
+    NodeClosedError,
+    WaitTimeoutError,
+)
+from .host import Host
+from .ids import ConnId, NodeId
+from .plane import Plane
+from .route import RouteRule
+from .router_binding import bind_router
+from .routing import RouterTable
+from .rpc import CallAnswer
+from .stats import LinkStats, NodeStats
+from .transport import MemoryTransport, TcpTransport, Transport, UnixTransport
+
+if TYPE_CHECKING:
+    import selectors
+
+__all__ = ["Node"]
+
+BackendName = Literal["fast", "pure"]
+
+#: Turns of the loop that ``close`` makes at most when time is not real.
+MAX_VIRTUAL_TURNS: Final = 1_000
+
+_live_nodes: weakref.WeakSet[Node] = weakref.WeakSet()
+
+
+@final
+class Node:
+    """One node of the overlay network.
+
+    Driven by the thread that calls ``run`` or ``poll``; only ``post`` and ``stop`` may be called
+    from other threads and from signal handlers.
+
+    Args:
+        node: The node's id, 0..2**32 - 2, or a whole ``NodeConfig``.
+        behaviors: The services of this node; each service id once.
+        router: Who routes; None: a ``LayeredRouter``, which learns the network by itself.
+        transports: None: tcp, unix and memory.
+        secret: Shared by all nodes, >= 16 bytes; a list during a rotation.
+        backend: "fast" or "pure" instead of what was chosen at import.
+        selector: Any ``selectors.BaseSelector`` instead of epoll; the node closes it.
+        clock_ms: Milliseconds that never go back, instead of the system's; for simulated time.
+        rng: Randomness, instead of the system's; for repeatable tests.
+        config: Fields of ``NodeConfig``, when ``node`` is an id.
+
+    Raises:
+        ValueError: Two behaviors have the same service id, or one is out of 0..239.
+        LocalError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        node: int | NodeConfig,
+        behaviors: Sequence[NetworkBehavior] = (),
+        router: RouterTable | None = None,
+        transports: Sequence[Transport] | None = None,
+        secret: Secret | None = None,
+        *,
+        backend: BackendName | None = None,
+        selector: selectors.BaseSelector | None = None,
+        clock_ms: Callable[[], int] | None = None,
+        rng: random.Random | None = None,
+        **config: int | bool,
+    ) -> None:
+        self._config = _config_of(node, secret, config)
+        kernels = _backend.kernels if backend is None else _backend.load(backend)
+        self.backend: BackendName = kernels.NAME
+        self._rng = random.SystemRandom() if rng is None else rng
+        self._virtual = clock_ms is not None
+        clock_us = _clock_us if clock_ms is None else lambda: clock_ms() * 1_000
+        bound = bind_router(router, self._config.node_id, kernels.RouteTable)
+        self._router = bound.router
+        self._loop: _backend.kernels.Loop = kernels.Loop(
+            selector,
+            clock=clock_ms,
+            on_error=self._on_loop_error,
+            max_posts=self._config.max_posts,
+        )
+        self._host = Host(self._config, self._loop, self._rng, self._shut)
+        self._plane = Plane(
+            self._config,
+            behaviors,
+            self._router,
+            self._host,
+            loop=self._loop,
+            port=kernels.Port,
+            rng=self._rng,
+            clock_us=clock_us,
+            reserved=bound.services(self._rng),
+        )
+        self._switch = _make_switch(
+            kernels.Switch, self._loop, bound.for_switch, self._plane, self._config
+        )
+        self._plane.bind(self._switch)
+        self._bound = bound
+        if transports is None:
+            transports = (TcpTransport(), UnixTransport(), MemoryTransport())
+        self._host.bind(self._plane, transports)
+        for service_id in self._plane.service_ids:
+            if service_id < wire.FIRST_RESERVED_SERVICE:
+                self._router.register_service(service_id)
+        self._addrs: list[NodeAddr] = []
+        self._started = False
+        self._stop = False
+        self._closed = False
+        self._close_in_turn: float | None = None
+        self._forked = False
+        self._thread: int | None = None
+        _live_nodes.add(self)
+
+    # -- identity and state ------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> NodeId:
+        """This node's id."""
+        return NodeId(self._config.node_id)
+
+    @property
+    def config(self) -> NodeConfig:
+        """The settings in force."""
+        return self._config
+
+    @property
+    def router(self) -> RouterTable:
+        """Who routes."""
+        return self._router
+
+    @property
+    def addrs(self) -> tuple[NodeAddr, ...]:
+        """What this node listens on."""
+        return tuple(self._addrs)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the node was closed."""
+        return self._closed
+
+    @property
+    def connections(self) -> tuple[LinkStats, ...]:
+        """The live links, oldest first."""
+        return self._host.link_stats()
+
+    def stats(self) -> NodeStats:
+        """Return all counters as they are now."""
+        return self._host.stats(self.backend, self._loop, self._bound.refused())
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._plane.links)} links"
+        return f"<Node {self.node_id} {self.backend} {state}>"
+
+    # -- links -------------------------------------------------------------------------------------
+
+    def listen(self, addr: NodeAddr | str) -> NodeAddr:
+        """Accept links at an address, all of its alternatives.
+
+        Args:
+            addr: tcp (port 0: any), unix or memory; a node id in it must be this node's.
+
+        Returns:
+            The address to dial, with this node's id and the real port.
+
+        Raises:
+            InsecureListenError: Other machines can reach it, and there is neither a secret nor
+                ``insecure=True``.
+            LocalError: No transport listens on that kind of address.
+            OSError: The system refuses, for example because the port is in use.
+        """
+        self._check()
+        wanted = parse_addr(addr)
+        if wanted.node_id not in (None, self.node_id):
+            raise LocalError(f"{wanted} names node {wanted.node_id}; this is node {self.node_id}")
+        if not (self._config.secret or self._config.insecure):
+            for endpoint in wanted.endpoints:
+                if not is_loopback(endpoint):
+                    raise InsecureListenError(str(wanted))
+        actual = NodeAddr(self.node_id, self._host.listen(wanted.endpoints))
+        self._addrs.append(actual)
+        return actual
+
+    def connect(self, addr: NodeAddr | str, parallel: bool = False) -> ConnId:
+        """Dial; the outcome arrives in the hooks, under the conn id returned here.
+
+        Args:
+            addr: Whom; several alternatives are tried in order.
+            parallel: Also when there is a link to that node already.
+        """
+        self._check()
+        return self._plane.connect(parse_addr(addr), parallel=parallel)
+
+    # -- turning -----------------------------------------------------------------------------------
+
+    def poll(self, timeout_s: float | None = None) -> int:
+        """Make one turn: wait for work, do it, return how much there was.
+
+        Args:
+            timeout_s: Longest wait in seconds; None: until something happens; 0: do not wait.
+
+        Raises:
+            NodeClosedError: The node was closed.
+            RuntimeError: Called from inside a hook.
+        """
+        self._check()
+        if self._loop.in_turn:
+            raise RuntimeError("poll() inside a hook: the node is in a turn already")
+        if not self._started:
+            self._start()
+        try:
+            return self._loop.run_once(None if timeout_s is None else _ms(timeout_s))
+        finally:
+            self._close_if_asked()
+
+    def run(self) -> None:
+        """Poll until ``stop`` or ``close`` is called, or SIGINT or SIGTERM comes.
+
+        In the main thread the two signals are handled as ``stop`` meanwhile, and what was there
+        before is restored. What a hook raises beyond ``Exception`` (KeyboardInterrupt, SystemExit)
+        comes out of here; the node can still be closed, or run on.
+        """
+        self._check()
+        with self._signals():
+            while not (self._stop or self._closed):
+                self.poll(None)
+        self._stop = False
+
+    def stop(self) -> None:
+        """Make ``run`` return; from any thread, hook or signal handler."""
+        self._stop = True
+        self._loop.wake()
+
+    def post(self, fn: Callable[..., object], *args: object) -> None:
+        """Call ``fn(*args)`` on the node's thread, soon; from any thread or signal handler.
+
+        Raises:
+            QueueFullError: ``max_posts`` wait already.
+            NodeClosedError: The node was closed.
+        """
+        if self._closed or self._forked:
+            self._check()
+        self._loop.post(self._run_posted, fn, args)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when ``poll(0)`` has work.
+
+        Raises:
+            LocalError: The selector passed in has none.
+        """
+        self._check()
+        return self._loop.fileno()
+
+    def next_deadline_ms(self) -> int | None:
+        """Return in how many milliseconds ``poll(0)`` is due at the latest; None: no timer."""
+        self._check()
+        return self._loop.next_deadline_ms() if self._started else 0
+
+    # -- for scripts -------------------------------------------------------------------------------
+
+    def agent(self, service_id: int) -> BehaviorAgent:
+        """Return the agent of the behavior of that service, for code outside hooks.
+
+        Raises:
+            LocalError: No behavior has this service id.
+        """
+        return self._plane.agent(service_id)
+
+    def call(
+        self,
+        route: RouteRule,
+        service_id: int,
+        payload: bytes | bytearray | memoryview,
+        timeout_s: float = 5.0,
+    ) -> bytes:
+        """Call a service and drive the node until its answer is there.
+
+        Returns:
+            The answer's payload.
+
+        Raises:
+            CallError: And its kinds: the call failed.
+            LocalError: It could not be sent.
+            RuntimeError: Called from inside a hook; use ``agent.call`` there.
+        """
+        self._check_outside("call")
+        answers: list[CallAnswer] = []
+        self._plane.call(service_id, route, service_id, payload, answers.append, _ms(timeout_s))
+        while not answers:
+            self.poll(None)
+        return answers[0].result()
+
+    def wait_connected(self, node_id: int, timeout_s: float = 5.0) -> None:
+        """Drive the node until it has a link to that node.
+
+        Raises:
+            WaitTimeoutError: It did not come up in time.
+        """
+        self._wait(
+            lambda: any(link.is_open for link in self._plane.links.to_node(node_id)),
+            f"a link to node {node_id}",
+            timeout_s,
+        )
+
+    def wait_route(self, rule: RouteRule, service_id: int = 0, timeout_s: float = 5.0) -> None:
+        """Drive the node until the router knows a way.
+
+        Args:
+            rule: Where to.
+            service_id: Of the message; decides for ``RouteRule.service()``.
+            timeout_s: Give up after this long.
+
+        Raises:
+            WaitTimeoutError: There was none in time.
+        """
+        self._wait(
+            lambda: not self._router.path_to(rule, service_id).is_reject,
+            f"a route for {rule} (service {service_id})",
+            timeout_s,
+        )
+
+    def _wait(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+        self._check_outside("wait")
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WaitTimeoutError(what, timeout_s)
+            self.poll(min(left, 0.1))
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End all links politely, call ``on_stopped``, give everything back. Idempotent.
+
+        Args:
+            timeout_s: For the neighbours to take what is queued; afterwards it is dropped.
+
+        Inside a hook the closing happens at the end of the turn.
+        """
+        if self._closed or self._forked:
+            return
+        if self._loop.in_turn:
+            self._close_in_turn = timeout_s
+            self.stop()
+            return
+        self._close_now(timeout_s)
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _close_if_asked(self) -> None:
+        if self._close_in_turn is not None and not self._closed:
+            timeout_s, self._close_in_turn = self._close_in_turn, None
+            self._close_now(timeout_s)
+
+    def _close_now(self, timeout_s: float) -> None:
+        if not self._started and self._plane.dials > self._plane.dials_failed:
+            self._start()  # conn ids were given out: their hooks are still owed
+        self._closed = True
+        self._host.stop_accepting()
+        try:
+            self._say_goodbye(timeout_s)
+        finally:
+            self._plane.stop()
+            self._switch.refuse_sends(NodeClosedError())
+            self._switch.drop_local()
+            self._loop.close()
+            _live_nodes.discard(self)
+
+    def _say_goodbye(self, timeout_s: float) -> None:
+        for link in self._plane.links:
+            link.conn.close(wire.CLOSE_SHUTDOWN, "the node is going away")
+        deadline = time.monotonic() + timeout_s
+        for turn in range(1 << 30):
+            left = deadline - time.monotonic()
+            if not len(self._plane.links) or left <= 0:
+                break
+            if self._virtual and turn >= MAX_VIRTUAL_TURNS:
+                break
+            self._loop.run_once(0 if self._virtual else _ms(left))
+        for link in self._plane.links:
+            link.conn.fail(wire.CLOSE_LOST, "the neighbour did not finish closing in time")
+        self._loop.run_once(0)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._started = True
+        self._thread = threading.get_ident()
+        self._loop.update_now()
+        self._plane.start()
+
+    def _shut(self) -> bool:
+        return self._closed
+
+    def _run_posted(self, fn: Callable[..., object], args: tuple[object, ...]) -> None:
+        try:
+            fn(*args)
+        except Exception as exc:
+            self._plane.on_hook_error(fn, exc)
+        self._plane.drain()
+
+    def _on_loop_error(self, where: str, exc: BaseException) -> None:
+        if isinstance(exc, Exception):
+            self._plane.on_hook_error(where, exc)
+
+    def _check(self) -> None:
+        if self._forked:
+            raise ForkedNodeError
+        if self._closed:
+            raise NodeClosedError
+        if self._thread is not None and self._thread != threading.get_ident():
+            raise LocalError(
+                "this node is driven by another thread: only post() and stop() may be called here"
+            )
+
+    def _check_outside(self, name: str) -> None:
+        self._check()
+        if self._loop.in_turn:
+            raise RuntimeError(f"{name}() inside a hook would wait for itself")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM as ``stop``, in the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(signum: int, frame: FrameType | None) -> None:
+            self.stop()
+
+        old_fd = signal.set_wakeup_fd(self._loop.wakeup_fd, warn_on_full_buffer=False)
+        old = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.set_wakeup_fd(old_fd)
+
+    def _abandon(self) -> None:
+        """Close what a fork copied, without a byte to anybody: the parent still uses it."""
+        self._forked = True
+        self._switch.refuse_sends(ForkedNodeError())
+        self._loop.abandon()
+        self._host.abandon()
+        for conn in self._switch.connections():
+            conn.abandon()
+
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def _after_fork_in_child() -> None:
+    for node in list(_live_nodes):
+        node._abandon()
+    _live_nodes.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _config_of(
+    node: int | NodeConfig, secret: Secret | None, fields: dict[str, int | bool]
+) -> NodeConfig:
+    if isinstance(node, NodeConfig):
+        if secret is not None or fields:
+            raise LocalError("give settings in the NodeConfig, or with a node id; not both")
+        return node
+    return NodeConfig(node_id=node, secret=_secret_from(secret), **fields)  # type: ignore[arg-type]
+
+
+def _secret_from(secret: Secret | None) -> Secret | None:
+    """Return the secret given, else that of the environment."""
+    return secret if secret is not None else os.environ.get("NETCORE_SECRET") or None
+
+
+def _make_switch(
+    switch: type[_backend.kernels.Switch],
+    loop: _backend.kernels.Loop,
+    router: RouterTable | _backend.kernels.RouteTable,
+    plane: Plane,
+    config: NodeConfig,
+) -> _backend.kernels.Switch:
+    return switch(
+        loop,
+        router,
+        plane,
+        node_id=config.node_id,
+        max_frame_bytes=config.max_frame_bytes,
+        read_budget_bytes=config.read_budget_bytes,
+        write_high_bytes=config.write_high_bytes,
+        write_low_bytes=config.write_low_bytes,
+        control_queue_bytes=config.control_queue_bytes,
+        local_queue_bytes=config.local_queue_bytes,
+        close_timeout_ms=config.close_timeout_ms,
+    )
+
+
+def _ms(seconds: float) -> int:
+    return max(0, math.ceil(seconds * 1_000))
+
+
+def _clock_us() -> int:
+    return time.monotonic_ns() // 1_000

@@ -1,0 +1,561 @@
+"""The plane: behaviors by service id, their links and handlers, and every hook call.
+
+Facts first:
+
+- User code only runs in ``HookRunner`` and, for messages, in the switch. What hooks ask for is
+  queued and drained after the hook has returned, one command and one local message in turn, to a
+  fixed point. After ``max_drain`` of them the loop gets its turn first, so that two services that
+  talk to each other do not stop the node.
+- Order of a link's life: ``on_*_connected`` of every behavior, ascending service id; ``on_opened``
+  of the handlers they returned; messages, events, ticks; ``on_closed`` of the handlers; the events
+  those still sent; ``on_*_disconnected`` of every behavior.
+- Every conn id given out ends in exactly one of *connected* and *error*; closing the
+  node ends those still under way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Protocol, final
+
+from . import wire
+from .address import NodeAddr
+from .admission import Admission, Attempt
+from .agent import BehaviorAgent, ConnectionAgent, ConnectionSender, Later
+from .behavior import ConnectionHandler, NetworkBehavior
+from .calls import CallDesk
+from .commands import (
+    CloseConn,
+    CloseNode,
+    Command,
+    Connect,
+    Disconnected,
+    ToBehavior,
+    ToHandler,
+)
+from .config import NodeConfig
+from .errors import (
+    BehaviorRejected,
+    ConnectionRejected,
+    LocalError,
+    NodeClosedError,
+    OutgoingConnectionError,
+    QueueFullError,
+)
+from .handshake import PeerInfo
+from .hooks import HookRunner
+from .ids import ConnId, NodeId, format_conn
+from .links import Link, LinkTable
+from .monitor import LinkMonitor
+from .registry import BehaviorTable
+from .route import HandlerRoute, RouteRule
+from .rpc import CallAnswer
+from .stats import ConnectionStats
+
+if TYPE_CHECKING:
+    from ._backend import kernels
+
+__all__ = ["Plane", "Shell"]
+
+logger = logging.getLogger("netcore.plane")
+
+
+class Shell(Protocol):
+    """What the plane asks of the node around it."""
+
+    def new_conn_id(self, addr: NodeAddr) -> ConnId:
+        """Return a fresh id for a dial to this address."""
+
+    def dial(self, command: Connect) -> None:
+        """Begin to dial; ``Plane.handle_connected`` or ``handle_dial_failed`` follows."""
+
+    def cancel_dial(self, conn_id: int, error: OutgoingConnectionError) -> None:
+        """End a dial; ``Plane.handle_dial_failed`` follows if it had begun."""
+
+    def is_dialing(self, node_id: int) -> bool:
+        """Return whether a HELLO to that node is out and its dial has not ended."""
+
+
+@final
+class Plane:
+    """The control side of one node.
+
+    Attributes:
+        commands: What hooks asked for; the switch looks whether it is empty.
+        links: The live links.
+        admission: Decides who gets one.
+        monitor: Watches them.
+        calls: RPC.
+        events_dropped: Handler events without a handler to go to.
+        commands_refused: Requests of hooks beyond ``max_commands``.
+        links_opened: Links reported as connected.
+        links_closed: Links reported as disconnected.
+        dials: Conn ids given out.
+        dials_failed: Those that ended in an error.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        behaviors: Sequence[NetworkBehavior],
+        router: object,
+        shell: Shell,
+        *,
+        loop: kernels.Loop,
+        port: Callable[[kernels.Switch, int, kernels.Connection | None], kernels.Port],
+        rng: Random,
+        clock_us: Callable[[], int],
+        reserved: Sequence[NetworkBehavior] = (),
+    ) -> None:
+        self._config = config
+        self._router = router
+        self._shell = shell
+        self._loop = loop
+        self._make_port = port
+        self.node_id = NodeId(config.node_id)
+        self.commands: deque[Command] = deque()
+        self.links = LinkTable()
+        self._hooks = HookRunner(self.node_id, loop)
+        self._behaviors = BehaviorTable(behaviors, reserved)
+        self.monitor = LinkMonitor(config, self.links, loop, rng, clock_us, self)
+        self.admission = Admission(self.node_id, config.max_links, self.links, self)
+        self.calls = CallDesk(config, loop, rng, self._behaviors, self._hooks)
+        self._rng = rng
+        self._switch: kernels.Switch | None = None
+        self._dials: dict[int, Connect] = {}
+        self._draining = False
+        self._running = False
+        self._stopped = False
+        self._tick_timer: Later | None = None
+        self._next_tick_ms = 0
+        self.events_dropped = self.commands_refused = 0
+        self.links_opened = self.links_closed = self.dials = self.dials_failed = 0
+
+    def bind(self, switch: kernels.Switch) -> None:
+        """Use this switch, whose sink the plane is; once, before anything else."""
+        self._switch = switch
+        self.calls.bind(switch)
+        self._behaviors.make_agents(
+            lambda service_id: BehaviorAgent(
+                self, self._make_port(switch, service_id, None), service_id
+            )
+        )
+        for behavior, agent in self._behaviors:
+            switch.set_behavior(agent.service_id, behavior.on_message, agent)
+
+    @property
+    def switch(self) -> kernels.Switch:
+        """The kernel's part of this node."""
+        if self._switch is None:
+            raise LocalError("the plane has no switch yet")
+        return self._switch
+
+    @property
+    def service_ids(self) -> tuple[int, ...]:
+        """The services of this node, ascending."""
+        return self._behaviors.service_ids
+
+    @property
+    def hook_errors(self) -> int:
+        """Exceptions that left a hook or callback."""
+        return self._hooks.errors
+
+    def agent(self, service_id: int) -> BehaviorAgent:
+        """Return the agent of a service.
+
+        Raises:
+            LocalError: No behavior has this service id.
+        """
+        return self._behaviors.agent(service_id)
+
+    def on_hook_error(self, hook: object, exc: Exception) -> None:
+        """User code raised in the switch, the loop or a posted function."""
+        self._hooks.on_error(hook, exc)
+
+    # -- start and stop ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Call ``on_started`` everywhere and begin to tick; what was asked before follows."""
+        self._running = True
+        for behavior, agent in self._behaviors:
+            self._hooks.run(behavior.on_started, agent)
+        # At a random moment first, so that the nodes of a cluster do not tick as one.
+        self._next_tick_ms = self._loop.now_ms + self._rng.randint(1, self._config.tick_ms)
+        self._tick_timer = self._loop.call_at(self._next_tick_ms, self._on_tick)
+        self.drain()
+
+    def stop(self) -> None:
+        """End calls and ticks, call ``on_stopped`` everywhere; the last hooks of this node."""
+        if self._stopped:
+            return
+        self.monitor.close()
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        for conn_id, command in list(self._dials.items()):
+            error = OutgoingConnectionError("the node was closed")
+            self.handle_dial_failed(conn_id, command.addr.node_id, error)
+        self.calls.close()
+        self.drain()
+        if self._running:
+            for behavior, agent in self._behaviors:
+                self._hooks.run(behavior.on_stopped, agent)
+        self._stopped = True
+        self.commands.clear()
+
+    # -- what agents ask for (AgentHost) -----------------------------------------------------------
+
+    @property
+    def now_ms(self) -> int:
+        """The loop's time."""
+        return self._loop.now_ms
+
+    def push(self, command: Command) -> None:
+        """Queue a command.
+
+        Raises:
+            QueueFullError: ``max_commands`` wait.
+            NodeClosedError: The node was closed.
+        """
+        if self._stopped:
+            raise NodeClosedError
+        if len(self.commands) >= self._config.max_commands:
+            self.commands_refused += 1
+            raise QueueFullError("max_commands", self._config.max_commands)
+        self.commands.append(command)
+        self._loop.mark_dirty(self.switch)
+
+    def connect(self, addr: NodeAddr, *, parallel: bool) -> ConnId:
+        """Queue a dial and return its conn id."""
+        conn_id = self._shell.new_conn_id(addr)
+        command = Connect(conn_id, addr, parallel)
+        self.push(command)
+        self.dials += 1
+        self._dials[conn_id] = command
+        return conn_id
+
+    def call(
+        self,
+        from_service: int,
+        rule: RouteRule,
+        service_id: int,
+        payload: bytes | bytearray | memoryview,
+        on_done: Callable[[CallAnswer], object],
+        timeout_ms: int,
+    ) -> None:
+        """Start a call."""
+        if self._stopped:
+            raise NodeClosedError
+        self.calls.call(from_service, rule, service_id, payload, on_done, timeout_ms)
+
+    def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
+        """Call ``fn()`` after a while, like a hook."""
+        if self._stopped:
+            raise NodeClosedError
+        return self._loop.call_at(self._loop.now_ms + max(0, delay_ms), self._run_later, fn)
+
+    def _run_later(self, fn: Callable[[], object]) -> None:
+        if not self._stopped:
+            self._hooks.run(fn)
+            self.drain()
+
+    def rtt_ms(self, conn_id: int) -> float | None:
+        """Return the smoothed round-trip time of a link."""
+        return self.monitor.rtt_ms(conn_id)
+
+    # -- draining ----------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Carry out what was asked for; not inside a hook, not inside itself."""
+        if self._draining or not self._running or self._stopped:
+            return
+        self._draining = True
+        try:
+            for _ in range(self._config.max_drain):
+                if self.commands:
+                    self._carry_out(self.commands.popleft())
+                elif not self.switch.local_pending:
+                    return
+                self.switch.deliver_local()
+            self._drain_next_turn()
+        except BaseException:  # KeyboardInterrupt out of a hook: the rest must not wait for a send
+            self._drain_next_turn()
+            raise
+        finally:
+            self._draining = False
+
+    def _drain_next_turn(self) -> None:
+        self._loop.call_at(self._loop.now_ms, self.drain)
+
+    def _carry_out(self, command: Command) -> None:
+        if isinstance(command, ToBehavior):
+            self._to_behavior(command)
+        elif isinstance(command, ToHandler):
+            self._to_handler(command)
+        elif isinstance(command, Connect):
+            self._dial(command)
+        elif isinstance(command, CloseConn):
+            self._close_link(self.links.find(command.conn_id), command.conn_id)
+        elif isinstance(command, CloseNode):
+            for link in self.links.to_node(command.node_id):
+                link.conn.close(wire.CLOSE_NORMAL, "")
+        elif isinstance(command.link, Link):
+            self._tell_disconnected(command.link)
+
+    def _close_link(self, link: Link | None, conn_id: int) -> None:
+        if link is not None:
+            link.conn.close(wire.CLOSE_NORMAL, "")
+        elif conn_id in self._dials:
+            error = OutgoingConnectionError("closed by this node before it was up")
+            self._shell.cancel_dial(conn_id, error)
+            if conn_id in self._dials:  # it had not begun
+                self.handle_dial_failed(conn_id, self._dials[conn_id].addr.node_id, error)
+
+    def _to_behavior(self, command: ToBehavior) -> None:
+        target = self._behaviors.find(command.service_id)
+        if target is not None:
+            behavior, agent = target
+            self._hooks.run(
+                behavior.on_handler_event,
+                agent,
+                command.node_id,
+                command.conn_id,
+                command.event,
+            )
+
+    def _to_handler(self, command: ToHandler) -> None:
+        link = self._find_link(command.route)
+        target = None if link is None else link.handlers.get(command.service_id)
+        if target is None:
+            self.events_dropped += 1
+            return
+        handler, agent = target
+        if command.from_conn is None:
+            self._hooks.run(handler.on_behavior_event, agent, command.event)
+        else:
+            self._hooks.run(
+                handler.on_other_handler_event,
+                agent,
+                command.from_node,
+                command.from_conn,
+                command.event,
+            )
+
+    def _find_link(self, route: HandlerRoute) -> Link | None:
+        if route.conn_id is not None:
+            return self.links.find(route.conn_id)
+        if route.node_id is None:
+            return None
+        links = [link for link in self.links.to_node(route.node_id) if link.is_open]
+        # min() keeps the first of equals, and the table is in order of age.
+        return min(links, key=self._quality, default=None)
+
+    def _quality(self, link: Link) -> tuple[bool, float]:
+        conn_id = link.conn.conn_id
+        rtt = self.monitor.rtt_ms(conn_id)
+        return self.monitor.suspect(conn_id), float("inf") if rtt is None else rtt
+
+    # -- dialling ----------------------------------------------------------------------------------
+
+    def _dial(self, command: Connect) -> None:
+        if command.conn_id not in self._dials:
+            return  # it was closed before it began
+        node_id = command.addr.node_id
+        error = self.admission.refuse_dial(node_id, parallel=command.parallel)
+        if error is None:
+            reason = self._ask("check_outgoing_connection", node_id, command.conn_id)
+            error = None if reason is None else BehaviorRejected(reason)
+        if error is not None:
+            self.handle_dial_failed(command.conn_id, node_id, error)
+        else:
+            self._shell.dial(command)
+
+    def is_dial_alive(self, conn_id: int) -> bool:
+        """Return whether a dial has not ended yet."""
+        return conn_id in self._dials
+
+    def handle_dial_failed(
+        self, conn_id: int, node_id: int | None, error: OutgoingConnectionError
+    ) -> None:
+        """A dial ended without a link; later calls for the same id are ignored."""
+        if self._dials.pop(conn_id, None) is None:
+            return
+        self.dials_failed += 1
+        logger.debug("%s failed: %s", format_conn(conn_id), error)
+        for behavior, agent in self._behaviors:
+            self._hooks.run(behavior.on_outgoing_connection_error, agent, node_id, conn_id, error)
+        self.admission.on_dial_ended()
+        self.drain()
+
+    # -- admission (Surroundings) ------------------------------------------------------------------
+
+    def handle_incoming(self, attempt: Attempt) -> None:
+        """An initiator was verified: accept, refuse or hold it."""
+        self.admission.decide(attempt)
+        self.drain()
+
+    def ask_behaviors(self, node_id: int, conn_id: int) -> str | None:
+        """Return the reason of the first behavior that refuses an incoming link, or None."""
+        return self._ask("check_incoming_connection", node_id, conn_id)
+
+    def is_dialing(self, node_id: int) -> bool:
+        """Return whether a HELLO to that node is out and its dial has not ended."""
+        return self._shell.is_dialing(node_id)
+
+    def probe(self, link: Link) -> None:
+        """Ping a link now."""
+        self.monitor.probe(link)
+
+    def _ask(self, hook: str, node_id: int | None, conn_id: int) -> str | None:
+        for behavior, _ in self._behaviors:
+            reason = self._ask_one(getattr(behavior, hook), node_id, conn_id)
+            if reason is not None:
+                return reason
+        return None
+
+    def _ask_one(
+        self, hook: Callable[[int | None, int], None], node_id: int | None, conn_id: int
+    ) -> str | None:
+        try:
+            hook(node_id, conn_id)
+        except ConnectionRejected as exc:
+            return exc.reason
+        except Exception as exc:
+            self._hooks.on_error(hook, exc)
+            return "internal error"
+        return None
+
+    # -- links come and go -------------------------------------------------------------------------
+
+    def handle_connected(
+        self, conn: kernels.Connection, peer: PeerInfo, remote_addr: str, rtt_ms: float | None
+    ) -> None:
+        """A handshake is done and its connection made: tell everybody, then start it."""
+        link = Link(conn, peer, remote_addr, self._loop.now_ms)
+        conn.owner = link
+        self._dials.pop(conn.conn_id, None)
+        self.links.add(link)
+        self.links_opened += 1
+        self.monitor.add(link, rtt_ms)
+        name = format_conn(conn.conn_id)
+        logger.info("%s to node %s (%s) is up", name, peer.node_id, remote_addr)
+        for behavior, agent in self._behaviors:
+            self._connect_behavior(link, behavior, agent)
+        for handler, handler_agent in list(link.handlers.values()):
+            self._hooks.run(handler.on_opened, handler_agent)
+        conn.start()
+        self.admission.on_dial_ended()
+        self.drain()
+
+    def _connect_behavior(
+        self, link: Link, behavior: NetworkBehavior, agent: BehaviorAgent
+    ) -> None:
+        sender = self._sender(link, agent.service_id)
+        hook = (
+            behavior.on_outgoing_connection_connected
+            if sender.is_outgoing
+            else behavior.on_incoming_connection_connected
+        )
+        handler = self._hooks.run(hook, agent, sender)
+        if handler is None:
+            return
+        if not isinstance(handler, ConnectionHandler):
+            error = TypeError(f"expected a ConnectionHandler or None, not {type(handler).__name__}")
+            self._hooks.on_error(hook, error)
+            return
+        port = self._make_port(self.switch, agent.service_id, link.conn)
+        handler_agent = ConnectionAgent(self, port, agent.service_id, sender)
+        link.handlers[agent.service_id] = (handler, handler_agent)
+        if type(handler).on_event is not ConnectionHandler.on_event:
+            link.conn.set_handler(agent.service_id, handler.on_event, handler_agent)
+
+    def _sender(self, link: Link, service_id: int) -> ConnectionSender:
+        port = self._make_port(self.switch, service_id, link.conn)
+        return ConnectionSender(self, port, link.conn, link.remote_addr)
+
+    def on_closing(self, conn: kernels.Connection) -> None:
+        """One end began to close a link: no route may use it any more."""
+        forget = getattr(self._router, "del_direct", None)
+        if forget is not None:
+            try:
+                forget(conn.conn_id)
+            except Exception as exc:
+                self._hooks.on_error(forget, exc)
+
+    def on_closed(self, conn: kernels.Connection, code: int, text: str) -> None:
+        """A link is gone."""
+        link = conn.owner
+        if not isinstance(link, Link):
+            return
+        self.on_closing(conn)
+        name = format_conn(conn.conn_id)
+        why = text or f"code {code}"
+        logger.info("%s to node %s is down: %s", name, conn.remote_node_id, why)
+        self.monitor.remove(link)
+        self.links.remove(link)
+        handlers = list(link.handlers.values())
+        for handler, agent in handlers:
+            self._hooks.run(handler.on_closed, agent)
+        link.handlers.clear()
+        self.links_closed += 1
+        # Behind the events that the handlers sent last, and therefore past the command limit.
+        self.commands.append(Disconnected(link))
+        self.drain()
+        self.admission.on_link_gone(conn.remote_node_id)
+
+    def _tell_disconnected(self, link: Link) -> None:
+        for behavior, agent in self._behaviors:
+            sender = self._sender(link, agent.service_id)
+            hook = (
+                behavior.on_outgoing_connection_disconnected
+                if sender.is_outgoing
+                else behavior.on_incoming_connection_disconnected
+            )
+            self._hooks.run(hook, agent, sender)
+
+    # -- what the switch and the monitor tell ------------------------------------------------------
+
+    def on_call(self, conn: kernels.Connection | None, message: kernels.Message) -> None:
+        """A CALL frame is for this node."""
+        self.calls.on_call(message)
+
+    def on_control(self, conn: kernels.Connection, kind: int, body: bytes) -> None:
+        """A PING or PONG arrived."""
+        if isinstance(conn.owner, Link):
+            self.monitor.on_control(conn.owner, kind, body)
+
+    def on_writable(self, conn: kernels.Connection) -> None:
+        """A link that refused a send has drained."""
+        link = conn.owner
+        if not isinstance(link, Link):
+            return
+        for behavior, agent in self._behaviors:
+            hook = behavior.on_connection_writable
+            self._hooks.run(hook, agent, self._sender(link, agent.service_id))
+        self.on_measured(link, self.monitor.measure(link))
+
+    def on_measured(self, link: Link, stats: ConnectionStats) -> None:
+        """Give a measurement to every handler of the link."""
+        if link.is_open:
+            for handler, agent in list(link.handlers.values()):
+                self._hooks.run(handler.on_event, agent, stats)
+            self.drain()
+
+    def on_link_alive(self, link: Link) -> None:
+        """A link answered a probe."""
+        self.admission.on_link_alive(link)
+
+    def _on_tick(self) -> None:
+        now_ms, interval_ms = self._loop.now_ms, self._config.tick_ms
+        missed = max(0, now_ms - self._next_tick_ms) // interval_ms
+        self._next_tick_ms += (missed + 1) * interval_ms
+        self._tick_timer = self._loop.call_at(self._next_tick_ms, self._on_tick)
+        for behavior, agent in self._behaviors:
+            self._hooks.run(behavior.on_tick, agent, now_ms, interval_ms)
+            self.drain()
+        for link in self.links:
+            for handler, handler_agent in list(link.handlers.values()):
+                self._hooks.run(handler.on_tick, handler_agent, now_ms, interval_ms)
+                self.drain()

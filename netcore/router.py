@@ -1,0 +1,175 @@
+"""What a router is, the two trivial ones, and the values that routers exchange.
+
+A *place* is anything a path can lead to, as one number: the slot of ``layer`` and ``index`` is
+``layer << 8 | index`` (0..1023), a service is ``FIRST_SERVICE`` + its id (1024..1279).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Protocol, final
+
+from . import wire
+from .errors import LocalError
+from .ids import check_node_id
+from .route import Metric, RouteAction, RouteRule
+
+__all__ = [
+    "FIRST_SERVICE",
+    "PLACES",
+    "ForceLocalRouter",
+    "ForceNodeRouter",
+    "Path",
+    "RouterSync",
+    "RouterTable",
+    "check_conn",
+]
+
+FIRST_SERVICE: Final = wire.LAYERS * wire.SLOTS
+PLACES: Final = FIRST_SERVICE + wire.SERVICES
+
+_MAX_CONN: Final = (1 << 64) - 1
+
+
+def check_conn(conn_id: int) -> int:
+    """Return ``conn_id``.
+
+    Raises:
+        LocalError: It is not in 1..2**64 - 1.
+    """
+    if not 1 <= conn_id <= _MAX_CONN:
+        raise LocalError(f"a conn id is 1..{_MAX_CONN}, not {conn_id!r}")
+    return conn_id
+
+
+class RouterTable(Protocol):
+    """What a node asks for the next hop. Derive from it, or offer the same methods."""
+
+    def path_to_node(self, dest: int) -> RouteAction:
+        """Return the way to the node with this id."""
+        raise NotImplementedError
+
+    def path_to_key(self, key: int) -> RouteAction:
+        """Return the way to the node closest to this key."""
+        raise NotImplementedError
+
+    def path_to_service(self, service_id: int) -> RouteAction:
+        """Return the way to a node that offers this service."""
+        raise NotImplementedError
+
+    def path_to(self, rule: RouteRule, service_id: int) -> RouteAction:
+        """Return the way for a message to ``service_id`` under this rule."""
+        if rule.kind == wire.ROUTE_NODE:
+            return self.path_to_node(rule.argument)
+        if rule.kind == wire.ROUTE_KEY:
+            return self.path_to_key(rule.argument)
+        if rule.kind == wire.ROUTE_SERVICE:
+            return self.path_to_service(service_id)
+        return RouteAction.LOCAL
+
+    def register_service(self, service_id: int) -> None:
+        """This node offers a service; called for each behavior when the node is made."""
+        return None
+
+
+@final
+class ForceLocalRouter(RouterTable):
+    """Delivers everything here."""
+
+    def path_to_node(self, dest: int) -> RouteAction:
+        """Return LOCAL."""
+        return RouteAction.LOCAL
+
+    def path_to_key(self, key: int) -> RouteAction:
+        """Return LOCAL."""
+        return RouteAction.LOCAL
+
+    def path_to_service(self, service_id: int) -> RouteAction:
+        """Return LOCAL."""
+        return RouteAction.LOCAL
+
+
+@final
+class ForceNodeRouter(RouterTable):
+    """Sends everything to one neighbour.
+
+    Args:
+        conn_id: The link to it.
+        node_id: The neighbour.
+    """
+
+    def __init__(self, conn_id: int, node_id: int) -> None:
+        self._action = RouteAction.next_hop(check_conn(conn_id), check_node_id(node_id))
+
+    def path_to_node(self, dest: int) -> RouteAction:
+        """Return that neighbour."""
+        return self._action
+
+    def path_to_key(self, key: int) -> RouteAction:
+        """Return that neighbour."""
+        return self._action
+
+    def path_to_service(self, service_id: int) -> RouteAction:
+        """Return that neighbour."""
+        return self._action
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One way to a place.
+
+    Attributes:
+        conn_id: The link of the first hop.
+        node_id: The neighbour at its other end.
+        metric: What the whole way costs.
+    """
+
+    conn_id: int
+    node_id: int
+    metric: Metric
+
+
+def _no_layers() -> tuple[Mapping[int, Metric], ...]:
+    return ({}, {}, {}, {})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RouterSync:
+    """Everything that one neighbour is told: a full snapshot.
+
+    Attributes:
+        layers: For each layer, lowest first, index -> metric of the announced path.
+        services: Service id -> metric; no hops when the sender itself offers it.
+    """
+
+    layers: tuple[Mapping[int, Metric], ...] = field(default_factory=_no_layers)
+    services: Mapping[int, Metric] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.layers) != wire.LAYERS:
+            raise LocalError(f"a sync has {wire.LAYERS} layers, not {len(self.layers)}")
+        for mapping in (*self.layers, self.services):
+            for index in mapping:
+                if not 0 <= index < wire.SLOTS:
+                    raise LocalError(f"an index or service in a sync is 0..255, not {index}")
+        frozen = tuple(MappingProxyType(dict(layer)) for layer in self.layers)
+        object.__setattr__(self, "layers", frozen)
+        object.__setattr__(self, "services", MappingProxyType(dict(self.services)))
+
+    @classmethod
+    def of_places(cls, announced: Mapping[int, Metric]) -> RouterSync:
+        """Return the snapshot with these metrics, given by place."""
+        parts: list[dict[int, Metric]] = [{} for _ in range(wire.LAYERS + 1)]
+        for place, metric in announced.items():
+            parts[place >> 8][place & 0xFF] = metric
+        return cls(tuple(parts[: wire.LAYERS]), parts[wire.LAYERS])
+
+    def places(self) -> Iterator[tuple[int, Metric]]:
+        """Yield (place, metric) of every entry."""
+        for row, mapping in enumerate((*self.layers, self.services)):
+            for index, metric in mapping.items():
+                yield row << 8 | index, metric

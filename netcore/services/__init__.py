@@ -1,0 +1,1 @@
+"""Services that ship with netcore: ordinary behaviors, built on public names only."""

@@ -1,0 +1,300 @@
+"""What a node and its transports know of each other.
+
+Everything here happens on the loop's thread. The names are protocols: a test, or a simulator, may
+stand in on either side.
+"""
+
+from __future__ import annotations
+
+import abc
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol, final
+
+from ..errors import DestinationNotFound
+
+if TYPE_CHECKING:
+    from .._backend import kernels
+    from ..address import Endpoint
+    from ..config import NodeConfig
+    from ..errors import OutgoingConnectionError
+    from ..handshake import Accepted, Identity, PeerInfo
+    from ..ids import ConnId
+    from .memory import MemoryChannel
+    from .negotiation import Negotiation
+
+__all__ = [
+    "Attempt",
+    "Cancel",
+    "Detached",
+    "HalfOpen",
+    "Host",
+    "Listener",
+    "Sink",
+    "Stream",
+    "StreamTarget",
+    "Transport",
+]
+
+
+# -- what a node offers --------------------------------------------------------------------------
+
+
+class Attempt(Protocol):
+    """What ``Host.failed`` is told about: an incoming negotiation or a dial."""
+
+    @property
+    def conn_id(self) -> int:
+        """What the link would have been called."""
+
+    @property
+    def outgoing(self) -> bool:
+        """Whether this node dialled."""
+
+    @property
+    def expected_node(self) -> int | None:
+        """Who was to be reached; None for incoming ones and where any node will do."""
+
+    @property
+    def peer(self) -> PeerInfo | None:
+        """Who was there, if it came to that; not necessarily verified."""
+
+    @property
+    def remote(self) -> Endpoint | None:
+        """Where it was."""
+
+    @property
+    def hello_sent(self) -> bool:
+        """Whether our HELLO is, or was, out."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+
+class Sink(Protocol):
+    """Who is told how a negotiation ended."""
+
+    def established(self, negotiation: Negotiation, accepted: Accepted) -> None:
+        """Take over the stream by ``negotiation.stream.detach()``."""
+
+    def failed(self, attempt: Attempt, error: OutgoingConnectionError) -> None:
+        """There is no link."""
+
+
+class Host(Sink, Protocol):
+    """What transports get from their node. ``established`` or ``failed`` comes once per conn id."""
+
+    @property
+    def loop(self) -> kernels.Loop:
+        """The loop that everything runs on."""
+
+    @property
+    def config(self) -> NodeConfig:
+        """Timeouts and bounds."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who this node is."""
+
+    @property
+    def half_open(self) -> HalfOpen:
+        """The node's one account of handshakes under way."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """Return bytes that nobody can guess."""
+
+    def next_conn_id(self, protocol: int, *, outgoing: bool) -> ConnId:
+        """Return a fresh conn id; dials bring their own."""
+
+    def next_link_number(self) -> int:
+        """Return the next value of the counter for HELLO.link, u32."""
+
+    def allow_auth(self, negotiation: Negotiation) -> OutgoingConnectionError | None:
+        """Return why our AUTH must not go to the peer that answered, or None."""
+
+    def decide(self, negotiation: Negotiation) -> None:
+        """Settle an incoming attempt whose initiator was verified, now or later.
+
+        By ``answer`` and ``accept``, or by ``reject``.
+        """
+
+    def accept_failed(self, error: OSError) -> None:
+        """A listener could not accept; it goes on after a pause."""
+
+
+# -- what a transport offers ---------------------------------------------------------------------
+
+
+class Cancel(Protocol):
+    """Something that was begun and may be stopped."""
+
+    def cancel(self) -> None:
+        """Stop it; nothing is reported any more. Idempotent."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """A stream without its transport: either a socket or a channel.
+
+    Attributes:
+        sock: Connected, non-blocking, watched by nobody.
+        channel: The memory transport's stream.
+        unsent: Bytes of the handshake that must leave before anything else.
+    """
+
+    sock: socket.socket | None
+    channel: MemoryChannel | None
+    unsent: bytes = field(default=b"", repr=False)
+
+
+class StreamTarget(Protocol):
+    """Who hears what comes over a stream."""
+
+    def on_data(self, data: bytes) -> None:
+        """Bytes came."""
+
+    def on_eof(self, error: OSError | None) -> None:
+        """Nothing will come any more; ``error`` says why if it is not the other side's wish."""
+
+
+class Stream(Protocol):
+    """A connected byte stream as the handshake needs it."""
+
+    @property
+    def protocol(self) -> int:
+        """One of ``wire.PROTOCOL_*``."""
+
+    @property
+    def remote(self) -> Endpoint | None:
+        """Where the other end is."""
+
+    def set_target(self, target: StreamTarget) -> None:
+        """Begin to receive."""
+
+    def write(self, data: bytes) -> None:
+        """Send; what the system does not take now is kept, at most 4 KiB."""
+
+    def finish(self) -> None:
+        """Close as soon as what was written has had its chance to arrive."""
+
+    def close(self) -> None:
+        """Close now. Idempotent."""
+
+    def detach(self) -> Detached:
+        """Hand over the stream and know nothing of it any more."""
+
+
+class Listener(Protocol):
+    """An endpoint that others can dial."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The actual one, with its port filled in."""
+
+    def close(self) -> None:
+        """Stop listening; what was accepted lives on. Idempotent."""
+
+
+class Transport(abc.ABC):
+    """A kind of stream.
+
+    Attributes:
+        kinds: The kinds of endpoints that it takes.
+        protocol: One of ``wire.PROTOCOL_*``.
+    """
+
+    kinds: ClassVar[frozenset[str]]
+    protocol: ClassVar[int]
+
+    def bind(self, host: Host) -> None:
+        """Belong to this node from now on; called once, before anything else."""
+        self.host = host
+
+    @abc.abstractmethod
+    def listen(self, endpoint: Endpoint) -> Listener:
+        """Accept connections there; a Negotiation is started for each one.
+
+        Raises:
+            OSError: The system, or whoever listens there already, does not let us.
+        """
+
+    @abc.abstractmethod
+    def connect(self, endpoint: Endpoint, on_result: Callable[[Stream | OSError], None]) -> Cancel:
+        """Connect; ``on_result`` is called once, later, and never from inside this call."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close all listeners. Idempotent."""
+
+    @abc.abstractmethod
+    def abandon(self) -> None:
+        """Close descriptors and nothing else: for the child after a fork.
+
+        The loop is not touched either: its epoll instance is still the parent's.
+        """
+
+
+# -- handshakes under way ------------------------------------------------------------------------
+
+
+@final
+class HalfOpen:
+    """One node's account of handshakes under way and of streams that only wait for their end.
+
+    Attributes:
+        limit: ``max_half_open``: bound of each of the three numbers.
+        outgoing: Dials under way; counted by them.
+        refused: Incoming connections closed at once because of the limit.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.outgoing = 0
+        self.refused = 0
+        self._incoming: set[Negotiation] = set()
+        self._lingering: set[Stream] = set()
+
+    @property
+    def incoming(self) -> int:
+        """Incoming handshakes under way."""
+        return len(self._incoming)
+
+    @property
+    def lingering(self) -> int:
+        """Streams that wait for the other side's end."""
+        return len(self._lingering)
+
+    def admit_incoming(self) -> bool:
+        """Return whether another incoming handshake may begin; count it if not."""
+        admitted = len(self._incoming) < self.limit
+        self.refused += not admitted
+        return admitted
+
+    def add(self, negotiation: Negotiation) -> None:
+        """Count an incoming negotiation until it is discarded."""
+        self._incoming.add(negotiation)
+
+    def discard(self, negotiation: Negotiation) -> None:
+        """The negotiation has ended."""
+        self._incoming.discard(negotiation)
+
+    def linger(self, stream: Stream) -> bool:
+        """Count a stream that waits for its end; return False when it must not."""
+        if len(self._lingering) >= self.limit:
+            return False
+        self._lingering.add(stream)
+        return True
+
+    def end_linger(self, stream: Stream) -> None:
+        """The stream is closed."""
+        self._lingering.discard(stream)
+
+    def close(self) -> None:
+        """End every incoming handshake and every lingering stream."""
+        for negotiation in list(self._incoming):
+            negotiation.abort(DestinationNotFound("the node is closing"))
+        for stream in list(self._lingering):
+            stream.close()
