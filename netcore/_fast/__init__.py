@@ -1,38 +1,39 @@
-"""TEMPORARY while the kernels are being written: re-exports what is there.
+"""The compiled kernels: the names of ``netcore._pure``, at C speed.
 
-The final file is in /tmp/final_init/fast.py; swapped in when all four kernels exist.
+Importing this package where they were not built raises ``ModuleNotFoundError``.
 """
 
 from __future__ import annotations
 
-import importlib
+from typing import Final
 
-_NAMES = {
-    "codec": (
-        "Message",
-        "FrameSplitter",
-        "decode_header",
-        "decode_message",
-        "encode_frame",
-        "encode_header",
-    ),
-    "loop": ("Loop", "Source", "Timer"),
-    "switch": ("Connection", "Port", "Switch"),
-    "table": ("RouteTable",),
-}
-__all__ = ["NAME"]
-NAME = "fast"
-for _module, _names in _NAMES.items():
-    try:
-        _m = importlib.import_module(f"netcore._fast.{_module}")
-    except ModuleNotFoundError as exc:
-        _missing = exc
-        if not (exc.name or "").startswith("netcore._fast."):
-            raise
-        continue
-    for _name in _names:
-        if hasattr(_m, _name):
-            globals()[_name] = getattr(_m, _name)
-            __all__.append(_name)
-if len(__all__) == 1 and NAME == "fast":
-    raise _missing
+from .codec import (
+    FrameSplitter,
+    Message,
+    decode_header,
+    decode_message,
+    encode_frame,
+    encode_header,
+)
+from .loop import Loop, Source, Timer
+from .switch import Connection, Port, Switch
+from .table import RouteTable
+
+__all__ = [
+    "NAME",
+    "Connection",
+    "FrameSplitter",
+    "Loop",
+    "Message",
+    "Port",
+    "RouteTable",
+    "Source",
+    "Switch",
+    "Timer",
+    "decode_header",
+    "decode_message",
+    "encode_frame",
+    "encode_header",
+]
+
+NAME: Final = "fast"

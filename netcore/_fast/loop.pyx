@@ -222,7 +222,7 @@ cdef class Loop:
         bits = checked_events(events)
         if source._loop is not None:
             raise ValueError(f"the source is registered already, with fd {source.fd}")
-        if number in self._sources or number == self._wake_in_fd:
+        if number in self._sources or number in (self._wake_in_fd, self._wake_fd):
             raise ValueError(f"fd {number} is registered already")
         if fcntl(number, F_GETFD) < 0:  # before memory is set aside because of a large number
             PyErr_SetFromErrno(OSError)
@@ -579,17 +579,30 @@ cdef class Loop:
         cdef Source source
         if self._closed:
             return
-        self._closed = True
         for source in list(self._sources.values()):
             self.remove(source)
+        if self._selector is not None:
+            self._selector.unregister(self._wake_in)
+        self.abandon()
+
+    def abandon(self):
+        """Close the loop's own fds and leave alone what they refer to: for the child of a fork."""
+        cdef Source source
+        if self._closed:
+            return
+        self._closed = True
+        for source in self._sources.values():
+            self._slots[source._fd].source = NULL
+            self._slots[source._fd].events = 0
+            source.fd = source._fd = -1
+            source._loop = None
+        self._sources.clear()
         self._timers.clear()
         for source in self._dirty:
             source._dirty = False
         self._dirty.clear()
         self._posts.clear()
-        if self._selector is not None:
-            self._selector.unregister(self._wake_in)
-        else:
+        if self._selector is None:
             close(self._epoll)
         self._epoll = self._wake_fd = self._wake_in_fd = -1
         self._wake_in.close()

@@ -1,64 +1,24 @@
-"""Links, ports and the switch, as other kernels see them."""
+"""The switch, as other kernels see it."""
 
 cimport cython
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from netcore._fast.buffer cimport inbox_t, pool_t, queue_t
 from netcore._fast.codec cimport Message, header_t
-from netcore._fast.loop cimport Loop, Source, Timer
-from netcore._fast.syscalls cimport ssize_t
+from netcore._fast.connection cimport Connection, Hub
 from netcore._fast.table cimport RouteTable, route_t
 
-# States of a connection.
-cdef enum:
-    OPEN = 0
-    CLOSING = 1             # no new sends; ours is going out, theirs is still received
-    CLOSED = 2
-
-# The same names and values as in netcore/wire.py; tests/meta compares them.
+# The same name and value as in netcore/wire.py; tests/meta compares them.
 cdef enum:
     FIRST_RESERVED_SERVICE = 240
-    MAX_REASON_BYTES = 200
-    CLOSE_NORMAL = 0
-    CLOSE_PROTOCOL_ERROR = 3
-    CLOSE_CONTROL_OVERFLOW = 4
-    CLOSE_LOST = 0x100
 
 # What ACTION_* cannot say: the injected router raised.
 cdef enum:
     ROUTER_ERROR = 3
 
-# The names in stats.SWITCH_COUNTERS, in that order.
-cdef enum:
-    MESSAGES_SENT = 0
-    MESSAGES_DELIVERED = 1
-    MESSAGES_RELAYED = 2
-    DROPPED_NO_ROUTE = 3
-    DROPPED_TTL_EXPIRED = 4
-    DROPPED_RELAY_QUEUE_FULL = 5
-    DROPPED_RETURNED = 6
-    DROPPED_NO_SERVICE = 7
-    DROPPED_LINK_CLOSED = 8
-    DROPPED_ROUTER_ERROR = 9
-    DROPPED_TOO_BIG = 10
-    SENDS_REFUSED = 11
-    CONTROL_SENT = 12
-    CONTROL_RECEIVED = 13
-    FRAMES_IGNORED = 14
-    PROTOCOL_ERRORS = 15
-    CONTROL_OVERFLOWS = 16
-    BYTES_SENT = 17
-    BYTES_RECEIVED = 18
-    COUNTERS = 19
-
 cdef enum:
     CACHED_LINKS = 1024     # entries of the map from conn id to link; a power of two
-    WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel or one seal
-
-
-cdef class Connection
-cdef class Switch
 
 # One entry of the direct-mapped cache in front of Switch._connections.
 cdef struct link_t:
@@ -81,115 +41,32 @@ cdef struct memo_t:
     route_t route
 
 
-@cython.final
-cdef class Connection(Source):
-    cdef readonly uint64_t conn_id
-    cdef readonly uint32_t remote_node_id
-    cdef readonly uint32_t max_frame_bytes
-    cdef readonly int state                 # OPEN | CLOSING | CLOSED
-    cdef public object owner
-    cdef readonly long long last_received_ms
-    cdef readonly long long last_sent_ms
-    cdef readonly uint64_t frames_sent
-    cdef readonly uint64_t frames_received
-    cdef readonly uint64_t bytes_sent
-    cdef readonly uint64_t bytes_received
-    cdef readonly uint64_t relay_queue_full
-    cdef readonly uint64_t sends_refused
-    cdef Switch _switch
-    cdef object _sock
-    cdef object _channel
-    cdef object _records
-    cdef dict _handlers                     # service -> (hook, agent)
-    cdef bytes _unsent                      # as it goes to the stream: sealed, or of the handshake
-    cdef tuple _close_reason
-    cdef tuple _failure
-    cdef Timer _timer
-    cdef int _sock_fd                       # -1 with a channel
-    cdef int _registered                    # events the loop watches
-    cdef bint _started
-    cdef bint _refused                      # a send was refused since the queue was last low
-    cdef bint _eof_in
-    cdef bint _eof_out
-    cdef bint _peer_closed                  # a CLOSE came
-    cdef queue_t _data
-    cdef queue_t _control
-    cdef inbox_t _inbox
-
-    cdef size_t _queued(self) noexcept
-    cdef bint _is_empty(self) noexcept
-    cdef bint _starts_whole(self) noexcept
-
-    cdef int _check_queue(self, Py_ssize_t size) except -1
-    cdef int _push(
-        self, queue_t* queue, int kind, const header_t* header, bytes payload
-    ) except -1
-    cdef int _write_all(self) except -1
-    cdef int _write_pieces(self) except -1
-    cdef Py_ssize_t _write(self, bytes data) except -1
-    cdef int _check_errno(self) except -1
-    cdef int _count_sent(self, size_t n) except -1
-    cdef bytes _peek(self)
-    cdef void _consume(self, size_t n) noexcept
-
-    cdef int _receive(self) except -1
-    cdef int _receive_large(self, uint8_t* buffer) except -1
-    cdef int _receive_nothing(self, ssize_t n) except -1
-    cdef int _grow_large(self) except -1
-    cdef int _count_received(self, size_t n) except -1
-    cdef int _open_records(self, bytes data) except -1
-    cdef int _resume_soon(self) except -1
-    cdef int _feed(self, const uint8_t* data, size_t n) except -1
-    cdef int _handle_input(self, uint8_t* data, size_t n) except -1
-    cdef int _parse(self, uint8_t* data, size_t n, size_t* position) except -1
-    cdef int _stop_at(self, const uint8_t* rest, size_t n, size_t* position) except -1
-    cdef int _fill_large(self, const uint8_t* data, size_t n, size_t* position) except -1
-    cdef int _on_large_routed(self, int kind, bytes payload) except -1
-    cdef int _on_other(self, int kind, const uint8_t* body, size_t n) except -1
-
-    cdef int _on_close_frame(self, const uint8_t* body, size_t n) except -1
-    cdef int _begin_close(self, object code, object text) except -1
-    cdef int _leave_open(self) except -1
-    cdef int _end_input(self) except -1
-    cdef int _end_output(self) except -1
-    cdef int _lose(self, str text) except -1
-    cdef int _protocol_error(self, str text) except -1
-    cdef int _fail_now(self) except -1
-    cdef int _say_why(self, object code, object text) except -1
-    cdef int _finish(self, tuple reason) except -1
-    cdef int _watch(self, int events) except -1
+cdef inline long long plain(object value, long long limit) noexcept:
+    """Return an int in 0..limit, -1 for everything else; bool is something else."""
+    cdef int overflow = 0
+    cdef long long number
+    if not PyLong_CheckExact(value) and (not isinstance(value, int) or isinstance(value, bool)):
+        return -1
+    number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return number if overflow == 0 and 0 <= number <= limit else -1
 
 
 @cython.final
-cdef class Switch(Source):
-    cdef readonly Loop loop
+cdef class Switch(Hub):
     cdef readonly uint32_t node_id
     cdef readonly Py_ssize_t max_frame_bytes
-    cdef readonly size_t read_budget_bytes
-    cdef readonly size_t write_high_bytes
-    cdef readonly size_t write_low_bytes
-    cdef readonly size_t control_queue_bytes
     cdef readonly size_t local_queue_bytes
-    cdef readonly long long close_timeout_ms
     cdef RouteTable _table                  # one of these two is None
     cdef object _router
-    cdef object _sink
     cdef object _commands
     cdef dict _connections                  # conn id -> Connection, oldest first
     cdef list _behaviors                    # (hook, agent) or None
     cdef object _local                      # deque of Message, or (frame kind, Message)
     cdef size_t _local_bytes
     cdef object _closed                     # what sends raise, None while they are accepted
-    cdef bint _busy                         # frames are being parsed
-    cdef uint8_t* _buffer                   # of _buffer_bytes; NULL until something is received
-    cdef size_t _buffer_bytes
-    cdef pool_t _pool
-    cdef uint64_t _counts[COUNTERS]
     cdef link_t _cache[CACHED_LINKS]
 
     cdef PyObject* _find(self, uint64_t conn_id) except? NULL
-    cdef int _forget(self, Connection conn) except -1
-    cdef uint8_t* _shared_buffer(self) except NULL
 
     cdef int _originate_checked(
         self,
@@ -226,7 +103,6 @@ cdef class Switch(Source):
         object ttl,
     ) except -1
     cdef bytes _check_send(self, object payload, object ttl)
-    cdef int _refuse(self, object error) except -1
     cdef int _push_local(self, int frame_kind, Message message) except -1
 
     cdef int _find_route(
@@ -254,10 +130,3 @@ cdef class Switch(Source):
     cdef int _deliver(self, int kind, Connection conn, Message message) except -1
     cdef int _call_hook(self, object hook, object agent, Message message) except -1
     cdef int _on_hook_error(self, object hook) except -1
-
-
-@cython.final
-cdef class Port:
-    cdef readonly object service_id
-    cdef Switch _switch
-    cdef Connection _conn

@@ -210,7 +210,7 @@ class Loop:
         self._check_events(events)
         if source._entry is not None:
             raise ValueError(f"the source is registered already, with fd {source.fd}")
-        if fd in self._entries or fd == self._wake_in.fileno():
+        if fd in self._entries or fd in (self._wake_in.fileno(), self._wake_out.fileno()):
             raise ValueError(f"fd {fd} is registered already")
         entry = _Entry(self, source, fd, events)
         os.fstat(fd)  # not every selector notices that an fd is closed
@@ -471,15 +471,28 @@ class Loop:
         """Remove every source, timer and post and close the loop's own fds. Idempotent."""
         if self._closed:
             return
-        self._closed = True
         for entry in list(self._entries.values()):
             self.remove(entry.source)
+        self._selector.unregister(self._wake_in)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the loop's own fds and leave alone what they refer to: for the child of a fork.
+
+        The kernel's list of watched fds is still the parent's; unregistering here would empty it.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for entry in self._entries.values():
+            entry.source._entry = None
+            entry.source.fd = -1
+        self._entries.clear()
         self._timers.clear()
         for source in self._dirty:
             source._dirty = False
         self._posts.clear()
         self._dirty.clear()
-        self._selector.unregister(self._wake_in)
         if self._owns_selector:
             self._selector.close()
         self._wake_in.close()

@@ -32,15 +32,6 @@ def test_all_lists_each_name_once() -> None:
     assert len(netcore.__all__) == len(set(netcore.__all__))
 
 
-def test_all_is_sorted() -> None:
-    assert list(netcore.__all__) == sorted(netcore.__all__, key=sort_key)
-
-
-def sort_key(name: str) -> tuple[int, str]:
-    """Order as ruff's RUF022 does: CONSTANTS, Classes, the rest."""
-    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
-
-
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_name_is_importable(name: str) -> None:
     assert hasattr(netcore, name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from netcore.address import Endpoint, parse_addr
 from netcore.config import NodeConfig
-from netcore.errors import OutgoingConnectionError
+from netcore.errors import DestinationNotFound, OutgoingConnectionError
 from netcore.handshake import Accepted, Identity
 from netcore.ids import ConnId, make_conn_id
 from netcore.keys import KeyRing
@@ -81,6 +81,7 @@ class FakeHost:
         self.down: list[Down] = []
         self.asked: list[Negotiation] = []
         self.accept_errors: list[OSError] = []
+        self.dials: list[Dial] = []
         self._numbers = 0
         for transport in self.transports:
             transport.bind(self)
@@ -121,7 +122,9 @@ class FakeHost:
                 return transport.listen(endpoint)
         raise AssertionError(f"no transport takes {endpoint}")
 
-    def dial(self, target: str | Endpoint, *, node: int | None = None, parallel: bool = False) -> Dial:
+    def dial(
+        self, target: str | Endpoint, *, node: int | None = None, parallel: bool = False
+    ) -> Dial:
         addr = parse_addr(str(target))
         addr = addr if node is None else addr.with_node_id(node)
         conn_id = self.next_conn_id(protocol_of(addr, self.transports) or 0, outgoing=True)
@@ -134,6 +137,7 @@ class FakeHost:
             parallel=parallel,
         )
         dial.start()
+        self.dials.append(dial)
         return dial
 
     @property
@@ -145,6 +149,8 @@ class FakeHost:
     def close(self) -> None:
         for transport in self.transports:
             transport.close()
+        for dial in self.dials:
+            dial.cancel(DestinationNotFound("the test is over"))
         self.half_open.close()
         for up in self.up:
             if up.stream.sock is not None:

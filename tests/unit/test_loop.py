@@ -1161,9 +1161,10 @@ def test_fileno_is_readable_when_a_source_is_ready(loop: Any, pairs: Pairs) -> N
 
 
 def test_fileno_of_a_selector_without_one_is_a_local_error(kernels: ModuleType) -> None:
-    with contextlib.closing(kernels.Loop(selectors.SelectSelector())) as loop:
-        with pytest.raises(LocalError, match=r"^SelectSelector has no file descriptor"):
-            loop.fileno()
+    loop = kernels.Loop(selectors.SelectSelector())
+    with pytest.raises(LocalError, match=r"^SelectSelector has no file descriptor"):
+        loop.fileno()
+    loop.close()
 
 
 def test_close_removes_everything(any_loop: Any, sockets: Pairs, errors: Errors) -> None:

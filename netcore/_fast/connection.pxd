@@ -1,0 +1,160 @@
+"""Links, and what they need of their switch, as other kernels see them."""
+
+cimport cython
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from netcore._fast.buffer cimport inbox_t, pool_t, queue_t
+from netcore._fast.codec cimport header_t
+from netcore._fast.loop cimport Loop, Source
+from netcore._fast.syscalls cimport ssize_t
+from netcore._fast.timers cimport Timer
+
+# States of a connection.
+cdef enum:
+    OPEN = 0
+    CLOSING = 1             # no new sends; ours is going out, theirs is still received
+    CLOSED = 2
+
+# The same names and values as in netcore/wire.py; tests/meta compares them.
+cdef enum:
+    MAX_REASON_BYTES = 200
+    CLOSE_NORMAL = 0
+    CLOSE_PROTOCOL_ERROR = 3
+    CLOSE_CONTROL_OVERFLOW = 4
+    CLOSE_LOST = 0x100
+
+# The names in stats.SWITCH_COUNTERS, in that order.
+cdef enum:
+    MESSAGES_SENT = 0
+    MESSAGES_DELIVERED = 1
+    MESSAGES_RELAYED = 2
+    DROPPED_NO_ROUTE = 3
+    DROPPED_TTL_EXPIRED = 4
+    DROPPED_RELAY_QUEUE_FULL = 5
+    DROPPED_RETURNED = 6
+    DROPPED_NO_SERVICE = 7
+    DROPPED_LINK_CLOSED = 8
+    DROPPED_ROUTER_ERROR = 9
+    DROPPED_TOO_BIG = 10
+    SENDS_REFUSED = 11
+    CONTROL_SENT = 12
+    CONTROL_RECEIVED = 13
+    FRAMES_IGNORED = 14
+    PROTOCOL_ERRORS = 15
+    CONTROL_OVERFLOWS = 16
+    BYTES_SENT = 17
+    BYTES_RECEIVED = 18
+    COUNTERS = 19
+
+cdef enum:
+    WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel, or one seal
+
+
+cdef class Connection
+
+
+# The part of Switch that links use. It is here because two kernels cannot know each other.
+cdef class Hub(Source):
+    cdef readonly Loop loop
+    cdef readonly size_t read_budget_bytes
+    cdef readonly size_t write_high_bytes
+    cdef readonly size_t write_low_bytes
+    cdef readonly size_t control_queue_bytes
+    cdef readonly long long close_timeout_ms
+    cdef object _sink
+    cdef bint _busy                         # frames are being parsed
+    cdef uint8_t* _buffer                   # of _buffer_bytes; NULL until something is received
+    cdef size_t _buffer_bytes
+    cdef pool_t _pool
+    cdef uint64_t _counts[COUNTERS]
+
+    cdef uint8_t* _shared_buffer(self) except NULL
+    cdef int _refuse(self, object error) except -1
+
+    # Handle whole frames of a link from ``position`` on, and move it.
+    cdef int c_parse(
+        self, Connection conn, uint8_t* data, size_t n, size_t* position
+    ) except -1
+    # Deliver, relay or drop one large MESSAGE or CALL.
+    cdef int c_on_large(
+        self, Connection conn, int kind, const header_t* header, bytes payload
+    ) except -1
+    # Forget a link that has ended.
+    cdef int c_forget(self, Connection conn) except -1
+
+
+@cython.final
+cdef class Connection(Source):
+    cdef readonly uint64_t conn_id
+    cdef readonly uint32_t remote_node_id
+    cdef readonly uint32_t max_frame_bytes
+    cdef readonly int state                 # OPEN | CLOSING | CLOSED
+    cdef public object owner
+    cdef readonly long long last_received_ms
+    cdef readonly long long last_sent_ms
+    cdef readonly uint64_t frames_sent
+    cdef readonly uint64_t frames_received
+    cdef readonly uint64_t bytes_sent
+    cdef readonly uint64_t bytes_received
+    cdef readonly uint64_t relay_queue_full
+    cdef readonly uint64_t sends_refused
+    cdef Hub _switch
+    cdef object _sock
+    cdef object _channel
+    cdef object _records
+    cdef dict _handlers                     # service -> (hook, agent)
+    cdef bytes _unsent                      # as it goes to the stream: sealed, or of the handshake
+    cdef tuple _close_reason
+    cdef tuple _failure
+    cdef Timer _timer
+    cdef int _sock_fd                       # -1 with a channel
+    cdef int _registered                    # events the loop watches
+    cdef bint _started
+    cdef bint _refused                      # a send was refused since the queue was last low
+    cdef bint _eof_in
+    cdef bint _eof_out
+    cdef bint _peer_closed                  # a CLOSE came
+    cdef queue_t _data
+    cdef queue_t _control
+    cdef inbox_t _inbox
+
+    cdef size_t _queued(self) noexcept
+    cdef bint _is_empty(self) noexcept
+    cdef bint _starts_whole(self) noexcept
+
+    cdef int _check_queue(self, Py_ssize_t size) except -1
+    cdef int _push(
+        self, queue_t* queue, int kind, const header_t* header, bytes payload
+    ) except -1
+    cdef int _write_all(self) except -1
+    cdef int _write_pieces(self) except -1
+    cdef Py_ssize_t _write(self, bytes data) except -1
+    cdef int _check_errno(self) except -1
+    cdef int _count_sent(self, size_t n) except -1
+    cdef bytes _peek(self)
+    cdef void _consume(self, size_t n) noexcept
+
+    cdef int _receive(self) except -1
+    cdef int _receive_large(self, uint8_t* buffer) except -1
+    cdef int _receive_nothing(self, ssize_t n) except -1
+    cdef int _grow_large(self) except -1
+    cdef int _count_received(self, size_t n) except -1
+    cdef int _open_records(self, bytes data) except -1
+    cdef int _resume_soon(self) except -1
+    cdef int _feed(self, const uint8_t* data, size_t n) except -1
+    cdef int _handle_input(self, uint8_t* data, size_t n) except -1
+    cdef int _stop_at(self, const uint8_t* rest, size_t n, size_t* position) except -1
+    cdef int _fill_large(self, const uint8_t* data, size_t n, size_t* position) except -1
+    cdef int _on_other(self, int kind, const uint8_t* body, size_t n) except -1
+
+    cdef int _on_close_frame(self, const uint8_t* body, size_t n) except -1
+    cdef int _begin_close(self, object code, object text) except -1
+    cdef int _leave_open(self) except -1
+    cdef int _end_input(self) except -1
+    cdef int _end_output(self) except -1
+    cdef int _lose(self, str text) except -1
+    cdef int _protocol_error(self, str text) except -1
+    cdef int _fail_now(self) except -1
+    cdef int _say_why(self, object code, object text) except -1
+    cdef int _finish(self, tuple reason) except -1
+    cdef int _watch(self, int events) except -1

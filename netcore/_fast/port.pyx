@@ -1,0 +1,104 @@
+"""What an agent sends with: the routing rules spelled out, in the name of one service."""
+
+XXHEAD
+__all__ = ["Port"]
+
+
+@cython.auto_pickle(False)
+@cython.final
+cdef class Port:
+    """Sends in the name of one service, for agents."""
+
+    cdef readonly object service_id
+    cdef Switch _switch
+    cdef Connection _conn
+
+    def __init__(self, Switch switch not None, service_id, Connection conn=None):
+        """Make a port."""
+        self.service_id = service_id
+        self._switch = switch
+        self._conn = conn
+
+    def send(
+        self, rule, payload, *, to_service=None, stream_id=0, meta=0, ttl=DEFAULT_TTL_HOPS
+    ):
+        """Send where the rule says; raises like ``Switch.originate``."""
+        own = self.service_id
+        self._switch._originate_checked(
+            KIND_MESSAGE, rule.kind, rule.argument, payload, own,
+            own if to_service is None else to_service, stream_id, meta, ttl,
+        )
+
+    def send_to_node(
+        self, node_id, payload, *, to_service=None, stream_id=0, meta=0, ttl=DEFAULT_TTL_HOPS
+    ):
+        """Send to the node with this id, over as many hops as it takes."""
+        cdef long long number = plain(node_id, NO_NODE - 1)
+        if number < 0:
+            check_node_id(node_id)
+        own = self.service_id
+        self._switch._originate(
+            KIND_MESSAGE, ROUTE_NODE, <uint32_t>number, payload, own,
+            own if to_service is None else to_service, stream_id, meta, ttl,
+        )
+
+    def send_to_key(
+        self, key, payload, *, to_service=None, stream_id=0, meta=0, ttl=DEFAULT_TTL_HOPS
+    ):
+        """Send to the node whose id is closest to the key, an int or a name for ``key_of``."""
+        cdef long long number = plain(key, 0xFFFFFFFF)
+        if number < 0:
+            number = key_of(key) if isinstance(key, (str, bytes)) else check_key(key)
+        own = self.service_id
+        self._switch._originate(
+            KIND_MESSAGE, ROUTE_KEY, <uint32_t>number, payload, own,
+            own if to_service is None else to_service, stream_id, meta, ttl,
+        )
+
+    def send_to_service(
+        self, service_id, payload, *, stream_id=0, meta=0, ttl=DEFAULT_TTL_HOPS
+    ):
+        """Send to a node that offers the service: this one, else the nearest."""
+        self._switch._originate(
+            KIND_MESSAGE, ROUTE_SERVICE, 0, payload, self.service_id, service_id, stream_id, meta,
+            ttl,
+        )
+
+    def send_local(
+        self, payload, *, to_service=None, stream_id=0, meta=0, ttl=DEFAULT_TTL_HOPS
+    ):
+        """Send to this node's own behavior; it is called after the running hook."""
+        own = self.service_id
+        self._switch._originate(
+            KIND_MESSAGE, ROUTE_DIRECT, 0, payload, own,
+            own if to_service is None else to_service, stream_id, meta, ttl,
+        )
+
+    def send_to_conn(
+        self, conn_id, payload, *, to_service=None, stream_id=0, meta=0, ttl=DEFAULT_TTL_HOPS
+    ):
+        """Send one hop over exactly this link."""
+        own = self.service_id
+        self._switch._send_on(
+            self._switch._connections.get(conn_id), payload, own,
+            own if to_service is None else to_service, stream_id, meta, ttl,
+        )
+
+    def send_on_link(
+        self, payload, *, to_service=None, stream_id=0, meta=0, ttl=DEFAULT_TTL_HOPS
+    ):
+        """Send one hop over the own link."""
+        own = self.service_id
+        self._switch._send_on(
+            self._conn, payload, own, own if to_service is None else to_service, stream_id, meta,
+            ttl,
+        )
+
+    def reply(self, Message message not None, payload):
+        """Send back to the message's node and service, with its ``stream_id``."""
+        if not message.c_has_from:
+            raise NoRouteError("a sender that did not give its node id")
+        self._switch._originate(
+            KIND_MESSAGE, ROUTE_NODE, message.c_from_node, payload, self.service_id,
+            message.from_service, message.stream_id, 0, DEFAULT_TTL_HOPS,
+        )
