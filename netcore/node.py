@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 import os
 import random
-import signal
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, final
 
 from . import _backend, wire
@@ -29,6 +26,7 @@ from .errors import (
 from .host import Host
 from .ids import ConnId, NodeId
 from .plane import Plane
+from .process import forget_fork, stop_on_signals, watch_fork
 from .route import RouteRule
 from .router_binding import bind_router
 from .routing import RouterTable
@@ -45,8 +43,6 @@ BackendName = Literal["fast", "pure"]
 
 #: Turns of the loop that ``close`` makes at most when time is not real.
 MAX_VIRTUAL_TURNS: Final = 1_000
-
-_live_nodes: weakref.WeakSet[Node] = weakref.WeakSet()
 
 
 @final
@@ -131,7 +127,7 @@ class Node:
         self._close_in_turn: float | None = None
         self._forked = False
         self._thread: int | None = None
-        _live_nodes.add(self)
+        watch_fork(self)
 
     # -- identity and state ------------------------------------------------------------------------
 
@@ -242,7 +238,7 @@ class Node:
         comes out of here; the node can still be closed, or run on.
         """
         self._check()
-        with self._signals():
+        with stop_on_signals(self.stop, self._loop.wakeup_fd):
             while not (self._stop or self._closed):
                 self.poll(None)
         self._stop = False
@@ -395,7 +391,7 @@ class Node:
             self._switch.refuse_sends(NodeClosedError())
             self._switch.drop_local()
             self._loop.close()
-            _live_nodes.discard(self)
+            forget_fork(self)
 
     def _say_goodbye(self, timeout_s: float) -> None:
         for link in self._plane.links:
@@ -449,25 +445,6 @@ class Node:
         if self._loop.in_turn:
             raise RuntimeError(f"{name}() inside a hook would wait for itself")
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM as ``stop``, in the main thread only."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def on_signal(signum: int, frame: FrameType | None) -> None:
-            self.stop()
-
-        old_fd = signal.set_wakeup_fd(self._loop.wakeup_fd, warn_on_full_buffer=False)
-        old = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
-            signal.set_wakeup_fd(old_fd)
-
     def _abandon(self) -> None:
         """Close what a fork copied, without a byte to anybody: the parent still uses it."""
         self._forked = True
@@ -476,19 +453,6 @@ class Node:
         self._host.abandon()
         for conn in self._switch.connections():
             conn.abandon()
-
-
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-
-
-def _after_fork_in_child() -> None:
-    for node in list(_live_nodes):
-        node._abandon()
-    _live_nodes.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _config_of(

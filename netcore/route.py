@@ -29,10 +29,12 @@ class RouteRule:
     argument: int
 
     def __init__(self, kind: int, argument: int = 0) -> None:
-        if not 0 <= kind <= wire.ROUTE_KEY:
-            raise LocalError(f"a route kind is 0..{wire.ROUTE_KEY}, not {kind!r}")
-        if not 0 <= argument <= wire.MAX_U32:
-            raise LocalError(f"a route argument is 0..{wire.MAX_U32}, not {argument!r}")
+        for name, value, highest in (
+            ("kind", kind, wire.ROUTE_KEY),
+            ("argument", argument, wire.MAX_U32),
+        ):
+            if not isinstance(value, int) or not 0 <= value <= highest:
+                raise LocalError(f"a route {name} is an int in 0..{highest}, not {value!r}")
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "argument", 0 if kind == wire.ROUTE_DIRECT else argument)
 

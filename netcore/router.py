@@ -6,7 +6,7 @@ A *place* is anything a path can lead to, as one number: the slot of ``layer`` a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol, final
@@ -19,12 +19,16 @@ from .route import Metric, RouteAction, RouteRule
 __all__ = [
     "FIRST_SERVICE",
     "PLACES",
+    "Candidate",
     "ForceLocalRouter",
     "ForceNodeRouter",
     "Path",
     "RouterSync",
     "RouterTable",
+    "as_alternate",
+    "candidate_of",
     "check_conn",
+    "choose",
 ]
 
 FIRST_SERVICE: Final = wire.LAYERS * wire.SLOTS
@@ -130,6 +134,33 @@ class Path:
     conn_id: int
     node_id: int
     metric: Metric
+
+
+#: score, hops, -bandwidth, neighbour, conn, path: the smallest is the best, and no two are equal.
+Candidate = tuple[int, int, int, int, int, Path]
+
+
+def candidate_of(path: Path) -> Candidate:
+    """Return a path with all that decides about it, in the order in which it decides."""
+    metric = path.metric
+    order = metric.score, len(metric.hops), -metric.bandwidth_kbps
+    return *order, path.node_id, path.conn_id, path
+
+
+def as_alternate(candidate: Candidate, best: Path) -> tuple[bool, Candidate]:
+    """Return the order of alternates: those around the best one's neighbour come first."""
+    return best.node_id in candidate[5].metric.hops, candidate
+
+
+def choose(candidates: Collection[Candidate]) -> tuple[Path, Path | None] | None:
+    """Return the best path, and the best one over another neighbour; None without candidates."""
+    if not candidates:
+        return None
+    best = min(candidates)[5]
+    others = [c for c in candidates if c[3] != best.node_id]
+    if not others:
+        return best, None
+    return best, min(others, key=lambda c: as_alternate(c, best))[5]
 
 
 def _no_layers() -> tuple[Mapping[int, Metric], ...]:

@@ -33,12 +33,16 @@ from .route import Metric, RouteAction
 from .router import (
     FIRST_SERVICE,
     PLACES,
+    Candidate,
     ForceLocalRouter,
     ForceNodeRouter,
     Path,
     RouterSync,
     RouterTable,
+    as_alternate,
+    candidate_of,
     check_conn,
+    choose,
 )
 
 if TYPE_CHECKING:
@@ -56,14 +60,6 @@ __all__ = [
 ]
 
 _AT_HOME: Final = Metric(0, ())
-
-#: score, hops, -bandwidth, neighbour, conn, path: the smallest is the best, and no two are equal.
-_Candidate = tuple[int, int, int, int, int, Path]
-
-
-def _candidate(conn_id: int, node_id: int, metric: Metric) -> _Candidate:
-    path = Path(conn_id, node_id, metric)
-    return metric.score, len(metric.hops), -metric.bandwidth_kbps, node_id, conn_id, path
 
 
 class _Link:
@@ -110,7 +106,7 @@ class LayeredRouter(RouterTable):
         self.on_change: Callable[[], None] | None = None
         self._own = [node_id >> (8 * layer) & 0xFF for layer in range(wire.LAYERS)]
         self._links: dict[int, _Link] = {}
-        self._candidates: dict[int, dict[int, _Candidate]] = {}  # place -> conn -> candidate
+        self._candidates: dict[int, dict[int, Candidate]] = {}  # place -> conn -> candidate
         self._chosen: dict[int, tuple[Path, Path | None]] = {}  # place -> best, alternate
         self._offered: set[int] = set()
         self._changes: set[int] = set()
@@ -157,8 +153,8 @@ class LayeredRouter(RouterTable):
         """
         link = self._link(conn_id, node_id, metric)
         link.direct = metric
-        self._candidates.setdefault(link.place, {})[conn_id] = _candidate(conn_id, node_id, metric)
-        self._recompute(self._rebase(link, metric) | {link.place})
+        self._put(link.place, Path(conn_id, node_id, metric))
+        self._recompute(self._rebase(link, metric) | {link.place}, conn_id)
 
     def del_direct(self, conn_id: int) -> None:
         """Forget a link and everything learned over it; unknown ones are ignored."""
@@ -170,7 +166,7 @@ class LayeredRouter(RouterTable):
             touched.add(link.place)
         for place in touched:
             del self._candidates[place][conn_id]
-        self._recompute(touched)
+        self._recompute(touched, conn_id)
 
     def register_service(self, service_id: int) -> None:
         """This node offers a service."""
@@ -234,7 +230,7 @@ class LayeredRouter(RouterTable):
                 self._learn(link, place)
         if link.direct is None and not link.received:
             del self._links[conn_id]
-        self._recompute(touched)
+        self._recompute(touched, conn_id)
 
     def _link(self, conn_id: int, node_id: int, metric: Metric) -> _Link:
         check_conn(conn_id)
@@ -275,8 +271,10 @@ class LayeredRouter(RouterTable):
 
     def _learn(self, link: _Link, place: int) -> None:
         metric = link.received[place].over(link.metric)
-        candidate = _candidate(link.conn_id, link.node_id, metric)
-        self._candidates.setdefault(place, {})[link.conn_id] = candidate
+        self._put(place, Path(link.conn_id, link.node_id, metric))
+
+    def _put(self, place: int, path: Path) -> None:
+        self._candidates.setdefault(place, {})[path.conn_id] = candidate_of(path)
 
     def _offer(self, service: int, is_offered: bool) -> None:
         if (service in self._offered) is is_offered:
@@ -290,10 +288,13 @@ class LayeredRouter(RouterTable):
 
     # -- what follows from it -------------------------------------------------------------------
 
-    def _recompute(self, places: Iterable[int]) -> None:
+    def _recompute(self, places: Iterable[int], conn_id: int) -> None:
+        """Choose again at the places where this link's candidate has changed."""
         changed = set()
         for place in places:
-            before, after = self._chosen.get(place), self._choose(place)
+            if self._is_spare(place, conn_id):
+                continue
+            before, after = self._chosen.get(place), choose(self._candidates[place].values())
             if after == before:
                 continue
             changed.add(place)
@@ -310,15 +311,25 @@ class LayeredRouter(RouterTable):
         if self.on_change is not None:
             self.on_change()
 
-    def _choose(self, place: int) -> tuple[Path, Path | None] | None:
-        candidates = self._candidates[place].values()
-        if not candidates:
-            return None
-        best: Path = min(candidates)[5]
-        others = [c for c in candidates if c[3] != best.node_id]
-        if not others:
-            return best, None
-        return best, min(others, key=lambda c: (best.node_id in c[5].metric.hops, c))[5]
+    def _is_spare(self, place: int, conn_id: int) -> bool:
+        """Return whether a link was not chosen and is not now: in a dense network the usual case.
+
+        Looking at all candidates for each change would cost their number squared at each place.
+        """
+        best, other = self._chosen.get(place, (None, None))
+        if best is None or conn_id == best.conn_id or (other and conn_id == other.conn_id):
+            return False
+        candidates = self._candidates[place]
+        new = candidates.get(conn_id)
+        if new is None:
+            return True
+        if new < candidates[best.conn_id]:
+            return False
+        if new[3] == best.node_id:
+            return True
+        if other is None:
+            return False
+        return as_alternate(new, best) > as_alternate(candidates[other.conn_id], best)
 
     def _write(self, place: int) -> None:
         chosen = self._chosen.get(place)
@@ -452,6 +463,32 @@ class LayeredRouter(RouterTable):
     def path_to_service(self, service_id: int) -> RouteAction:
         """Return the way to a node that offers this service."""
         return RouteAction(*self.table.path_to_service(service_id))
+
+    def check(self) -> None:
+        """Verify that what is chosen and written follows from what is known; for tests.
+
+        Raises:
+            AssertionError: It does not.
+        """
+        known: dict[int, set[int]] = {}
+        for link in self._links.values():
+            for place in (*link.received, *([link.place] if link.direct else [])):
+                known.setdefault(place, set()).add(link.conn_id)
+        assert known == {place: set(found) for place, found in self._candidates.items()}
+        assert known.keys() == self._chosen.keys()
+        written: dict[int, tuple[int, ...]] = {
+            layer << 8 | index: entry for layer, index, *entry in self.table.slots()
+        }
+        for service, is_local, *entry in self.table.services():
+            assert is_local is (service in self._offered)
+            if entry[0]:
+                written[FIRST_SERVICE + service] = entry
+        assert written.keys() == known.keys()
+        for place, (best, other) in self._chosen.items():
+            assert (best, other) == choose(self._candidates[place].values())
+            alternate = (other.conn_id, other.node_id) if other else (0, wire.NO_NODE)
+            assert tuple(written[place]) == (best.conn_id, best.node_id, *alternate)
+        self.table.check()
 
     def dump(self) -> dict[str, object]:
         """Return everything as plain data that ``json`` takes, candidates best first."""

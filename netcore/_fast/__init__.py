@@ -15,8 +15,10 @@ from .codec import (
     encode_frame,
     encode_header,
 )
+from .connection import Connection
 from .loop import Loop, Source, Timer
-from .switch import Connection, Port, Switch
+from .port import Port
+from .switch import Switch
 from .table import RouteTable
 
 __all__ = [

@@ -145,6 +145,7 @@ cdef class Connection(Source):
     cdef int _handle_input(self, uint8_t* data, size_t n) except -1
     cdef int _stop_at(self, const uint8_t* rest, size_t n, size_t* position) except -1
     cdef int _fill_large(self, const uint8_t* data, size_t n, size_t* position) except -1
+    cdef int _on_large_routed(self, int kind, bytes payload) except -1
     cdef int _on_other(self, int kind, const uint8_t* body, size_t n) except -1
 
     cdef int _on_close_frame(self, const uint8_t* body, size_t n) except -1

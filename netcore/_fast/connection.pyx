@@ -8,7 +8,82 @@
 # - An exception out of Python code leaves `position` behind the frame that caused it; what lies
 #   behind is kept and parsed by a timer.
 
-XXHEAD
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from netcore._fast.buffer cimport (
+    BY_REFERENCE_BYTES,
+    HEAD_BYTES,
+    KIND_BROADCAST,
+    KIND_CALL,
+    KIND_CLOSE,
+    KIND_EXTENSION,
+    KIND_PING,
+    KIND_PONG,
+    LARGE_FRAME_BYTES,
+    MAX_PIECES,
+    bytes_room,
+    bytes_start,
+    copy_bytes,
+    decref,
+    inbox_append,
+    inbox_clear,
+    inbox_drop_tail,
+    inbox_fill_large,
+    inbox_grow_large,
+    inbox_prepend,
+    inbox_start_large,
+    pool_clear,
+    queue_append_parts,
+    queue_clear,
+    queue_consume,
+    queue_copy,
+    queue_gather,
+    queue_reserve,
+    queue_routed,
+    queue_t,
+    queue_whole,
+)
+from netcore._fast.codec cimport (
+    ERROR_BAD_BODY,
+    ERROR_BAD_KIND,
+    ERROR_NONE,
+    ERROR_TOO_BIG,
+    ERROR_TRUNCATED,
+    FRAME_HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    c_decode_header,
+    c_encode_header,
+    c_error_offset,
+    header_t,
+    load_u32,
+    raise_frame_error,
+    store_u32,
+)
+from netcore._fast.loop cimport READ, WRITE, Loop, Source
+from netcore._fast.switch cimport Switch
+from netcore._fast.syscalls cimport (
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    iovec,
+    msghdr,
+    recv,
+    recvmsg,
+    send,
+    sendmsg,
+    ssize_t,
+)
+
+import os
+import socket
+
+from netcore.errors import FrameError, MessageTooBigError, SendQueueFullError
+
 __all__ = ["Connection"]
 
 cdef object SHUT_WR = socket.SHUT_WR

@@ -1,6 +1,25 @@
 """What an agent sends with: the routing rules spelled out, in the name of one service."""
 
-XXHEAD
+cimport cython
+from libc.stdint cimport uint32_t
+
+from netcore._fast.buffer cimport KIND_MESSAGE
+from netcore._fast.codec cimport (
+    DEFAULT_TTL_HOPS,
+    ROUTE_DIRECT,
+    ROUTE_KEY,
+    ROUTE_NODE,
+    ROUTE_SERVICE,
+    Message,
+)
+from netcore._fast.connection cimport Connection
+from netcore._fast.switch cimport Switch, plain
+from netcore._fast.syscalls cimport send
+from netcore._fast.table cimport NO_NODE
+
+from netcore.errors import NoRouteError
+from netcore.ids import check_key, check_node_id, key_of
+
 __all__ = ["Port"]
 
 

@@ -41,6 +41,13 @@ cdef struct memo_t:
     route_t route
 
 
+cdef inline void memo_clear(memo_t* memo) noexcept:
+    """Remember nothing."""
+    memo.kind = -1
+    memo.key = 0
+    memo.version = 0
+
+
 cdef inline long long plain(object value, long long limit) noexcept:
     """Return an int in 0..limit, -1 for everything else; bool is something else."""
     cdef int overflow = 0

@@ -7,7 +7,91 @@
 #   A run ends before any Python code runs, so nobody sees a queue without it, and the borrowed
 #   pointers in it live as long as it does.
 
-XXHEAD
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from netcore._fast.buffer cimport (
+    HEAD_BYTES,
+    KIND_CALL,
+    KIND_MESSAGE,
+    LARGE_FRAME_BYTES,
+    decref,
+    inbox_append,
+    queue_append,
+    queue_room,
+)
+from netcore._fast.codec cimport (
+    DEFAULT_TTL_HOPS,
+    ERROR_NONE,
+    FRAME_HEADER_BYTES,
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_META,
+    MAX_SERVICE,
+    MAX_TTL_HOPS,
+    ROUTE_DIRECT,
+    ROUTE_KEY,
+    ROUTE_NODE,
+    ROUTE_SERVICE,
+    Message,
+    c_decode_header,
+    c_error_offset,
+    header_t,
+    load_u32,
+    new_message,
+    raise_frame_error,
+)
+from netcore._fast.connection cimport (
+    CLOSED,
+    CONTROL_RECEIVED,
+    CONTROL_SENT,
+    COUNTERS,
+    DROPPED_NO_ROUTE,
+    DROPPED_NO_SERVICE,
+    DROPPED_RELAY_QUEUE_FULL,
+    DROPPED_RETURNED,
+    DROPPED_ROUTER_ERROR,
+    DROPPED_TOO_BIG,
+    DROPPED_TTL_EXPIRED,
+    MESSAGES_DELIVERED,
+    MESSAGES_RELAYED,
+    MESSAGES_SENT,
+    OPEN,
+    Connection,
+    Hub,
+)
+from netcore._fast.loop cimport Loop
+from netcore._fast.syscalls cimport send
+from netcore._fast.table cimport (
+    ACTION_LOCAL,
+    ACTION_NEXT,
+    ACTION_REJECT,
+    NO_NODE,
+    SERVICES,
+    RouteTable,
+    route_t,
+)
+
+import socket
+from collections import deque
+
+from netcore import wire
+from netcore._fast.codec import encode_header
+from netcore.errors import (
+    LocalError,
+    MessageTooBigError,
+    NoRouteError,
+    QueueFullError,
+    SendQueueFullError,
+)
+from netcore.ids import format_conn
+from netcore.route import RouteRule
+from netcore.stats import SWITCH_COUNTERS
+
 __all__ = ["Switch"]
 
 cdef extern from "Python.h":
@@ -18,6 +102,7 @@ cdef extern from "Python.h":
     const size_t PY_VECTORCALL_ARGUMENTS_OFFSET
 
 cdef object MAX_U32 = wire.MAX_U32
+cdef object MAX_U64 = (1 << 64) - 1
 
 if len(SWITCH_COUNTERS) != COUNTERS:
     raise ImportError("netcore._fast.switch and netcore.stats disagree about the counters")
@@ -272,7 +357,7 @@ cdef class Switch(Hub):
         size += PyBytes_GET_SIZE(data)
         if size > self.max_frame_bytes:
             self._refuse(MessageTooBigError(size, self.max_frame_bytes))
-        memo.kind = -1
+        memo_clear(&memo)
         self._find_route(&header, NO_NODE, &memo, &route)
         if route.action == ACTION_LOCAL:
             return self._push_local(frame_kind, new_message(data, &header, self.node_id, True))
@@ -390,7 +475,7 @@ cdef class Switch(Hub):
         cdef uint32_t length = 0
         cdef int kind, code
         cdef size_t at = position[0]
-        memo.kind = -1
+        memo_clear(&memo)
         run.bytes = 0
         while conn._failure is None and conn.state != CLOSED and n - at >= FRAME_HEADER_BYTES:
             frame = data + at
@@ -439,7 +524,7 @@ cdef class Switch(Hub):
         cdef Connection hop
         cdef PyObject* found
         cdef uint32_t length = header.size + <uint32_t>PyBytes_GET_SIZE(payload)
-        memo.kind = -1
+        memo_clear(&memo)
         self._find_route(header, conn.remote_node_id, &memo, &route)
         if route.action == ACTION_LOCAL:
             message = new_message(payload, header, conn.remote_node_id, False)
@@ -493,9 +578,10 @@ cdef class Switch(Hub):
         route.action = ACTION_REJECT
         if action == ACTION_LOCAL:
             route.action = ACTION_LOCAL
-        elif action == ACTION_NEXT and conn_id in self._connections:
+        elif action == ACTION_NEXT:
             route.action = ACTION_NEXT
-            route.conn = conn_id
+            if isinstance(conn_id, int) and 0 <= conn_id <= MAX_U64:
+                route.conn = conn_id
             if isinstance(node_id, int) and 0 <= node_id <= MAX_U32:
                 route.node = node_id
         return 0

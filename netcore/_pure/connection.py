@@ -116,7 +116,6 @@ class Connection(Source):
         self._need = 0  # bytes the frame at the head of _tail has in all, once known
         self._registered = 0  # events the loop watches
         self._started = False
-        self._parsing = False
         self._refused = False  # a send was refused since the queue was last low
         self._eof_in = False
         self._eof_out = False
@@ -134,7 +133,7 @@ class Connection(Source):
             self._channel.set_target(self)
         self._watch(READ)
         if self._tail:
-            self._switch.loop.call_at(self._switch.loop.now_ms, self._resume)
+            self._resume_soon()
         self._switch.loop.mark_dirty(self)
 
     def set_handler(self, service_id: int, hook: Hook | None, agent: object = None) -> None:
@@ -260,6 +259,8 @@ class Connection(Source):
                 sent = cast(Channel, self._channel).write(data)
         except (BlockingIOError, InterruptedError):
             return 0
+        if not 0 <= sent <= len(data):
+            raise ValueError(f"the channel took {sent} of {len(data)} bytes")
         self.bytes_sent += sent
         self._switch._counts["bytes_sent"] += sent
         if sent:
@@ -292,44 +293,54 @@ class Connection(Source):
         self.bytes_received += len(data)
         self._switch._counts["bytes_received"] += len(data)
         self.last_received_ms = self._switch.loop.now_ms
-        try:
-            if self._records is not None:
+        if self._records is not None:
+            try:
                 data = self._records.open(data)
-            self._tail += data
-            if len(self._tail) >= self._need:
-                self._parse()
-        except FrameError as exc:
-            self._protocol_error(str(exc))
-        except BaseException:
-            # KeyboardInterrupt out of a hook: the frames behind it wait here, and the stream will
-            # not tell again that they are there.
-            self._switch.loop.call_at(self._switch.loop.now_ms, self._resume)
-            raise
+            except FrameError as exc:
+                self._protocol_error(str(exc))
+                return
+        self._tail += data
+        if len(self._tail) >= self._need:
+            self._handle_input()
 
     def receive_eof(self) -> None:
         """Handle the end of the neighbour's stream."""
         self._eof_in = True
-        if self._peer_closed:
-            self._switch.loop.mark_dirty(self)
-        else:
-            self._lose("the stream ended")
+        self._handle_input()
 
     def channel_writable(self) -> None:
         """Write again: the channel has room."""
         self._switch.loop.mark_dirty(self)
 
-    def _resume(self) -> None:
-        if self.state != CLOSED and self._failure is None and not self._parsing:
-            try:
-                self._parse()
-            except FrameError as exc:
-                self._protocol_error(str(exc))
+    def _handle_input(self) -> None:
+        """Handle every whole frame, then the end of the stream if it has come."""
+        switch = self._switch
+        if switch._busy:  # inside a hook
+            self._resume_soon()
+            return
+        switch._busy = True
+        try:
+            self._parse()
+        except FrameError as exc:
+            self._protocol_error(str(exc))
+        except BaseException:
+            # KeyboardInterrupt out of a hook: the frames behind it wait here, and the stream will
+            # not tell again that they are there.
+            self._resume_soon()
+            raise
+        finally:
+            switch._busy = False
+        if self._eof_in:
+            self._end_input()
+
+    def _resume_soon(self) -> None:
+        loop = self._switch.loop
+        loop.call_at(loop.now_ms, self._handle_input)
 
     def _parse(self) -> None:
         """Handle every whole frame in ``_tail``; keep what is unfinished."""
         buffer = self._tail
         position = 0
-        self._parsing = True
         try:
             while self._failure is None and self.state != CLOSED:
                 self._need = wire.FRAME_HEADER_BYTES
@@ -346,7 +357,6 @@ class Connection(Source):
                 position += self._need
                 self._on_frame(word >> 24, bytes(memoryview(buffer)[start:position]))
         finally:
-            self._parsing = False
             del buffer[:position]
             self._need = self._need if len(buffer) else 0
 
@@ -386,14 +396,13 @@ class Connection(Source):
         reason = text.encode()[: wire.MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
         body = code.to_bytes(2, "big") + reason
         # At the end of the data queue: everything sent before still arrives.
-        self._queue.push_data(_FRAME.pack(wire.KIND_CLOSE << 24 | len(body)) + body)
+        self._push(_FRAME.pack(wire.KIND_CLOSE << 24 | len(body)) + body)
         self._switch._counts["control_sent"] += 1
         loop = self._switch.loop
         self._timer = loop.call_at(
             loop.now_ms + self._switch.close_timeout_ms, self._on_close_timeout
         )
         self._leave_open()
-        loop.mark_dirty(self)
 
     def _leave_open(self) -> None:
         if self.state == OPEN:
@@ -403,6 +412,13 @@ class Connection(Source):
     def _on_close_timeout(self) -> None:
         self._failure = self._failure or (wire.CLOSE_LOST, "the neighbour did not finish in time")
         self._switch.loop.mark_dirty(self)
+
+    def _end_input(self) -> None:
+        """The neighbour's stream has ended."""
+        if self._peer_closed:
+            self._switch.loop.mark_dirty(self)
+        else:
+            self._lose("the stream ended")
 
     def _end_output(self) -> None:
         """Everything has left: end our stream, and the link when theirs has ended too."""
@@ -465,9 +481,11 @@ class Connection(Source):
         else:
             cast(Channel, self._channel).close()
         switch._connections.pop(self.conn_id, None)
-        switch._sink.on_closed(self, code, text)
-        self._handlers = None
-        self.owner = None
+        try:
+            switch._sink.on_closed(self, code, text)
+        finally:
+            self._handlers = None
+            self.owner = None
 
     def _watch(self, events: int) -> None:
         if self._sock is None or events == self._registered:

@@ -144,6 +144,7 @@ class Switch(Source):
         self._behaviors: list[tuple[Hook, object] | None] = [None] * wire.SERVICES
         self._local: deque[tuple[int, Message]] = deque()
         self._local_bytes = 0
+        self._busy = False  # frames are being parsed, so a hook may be running
         self._closed: NodeClosedError | None = None
         self._counts = dict.fromkeys(SWITCH_COUNTERS, 0)
 

@@ -381,6 +381,7 @@ def test_dialled_side_that_closes_at_once_finds_nobody(world: World) -> None:
     a, _ = pair(world)
     with socket.create_server(("127.0.0.1", 0)) as server:
         a.dial(Endpoint("ip4", "127.0.0.1", server.getsockname()[1]))
+        world.turn()
         server.accept()[0].close()
         world.until(lambda: a.down)
     assert isinstance(a.error, DestinationNotFound)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import pairwise
 from random import Random
 from typing import cast
 
@@ -431,7 +432,7 @@ def test_digests_go_out_every_few_seconds_spread_by_chance() -> None:
         member.clock.advance(1)
         if any(isinstance(message, Digest) for message in decoded(end.agent.take())):
             times.append(member.clock.now_ms)
-    waits = [b - a for a, b in zip(times, times[1:], strict=False)]
+    waits = [b - a for a, b in pairwise(times)]
     assert len(times) >= 8
     assert all(2_250 <= wait <= 3_750 for wait in waits)
     assert len(set(waits)) > 1
@@ -577,6 +578,20 @@ def test_what_was_there_before_the_start_is_told() -> None:
     assert router.take_changes() == {FIRST_SERVICE + 7}
 
 
+def test_stop_without_anything_to_say_is_quiet() -> None:
+    member = Member(A, Clock())
+    member.service.on_stopped(member.agent)
+    member.new_end(0x200, B, 2).open()
+    member.clock.advance(10)
+    assert member.router.next(B) == (0x200, B)
+
+
+def test_link_that_closes_before_it_opened_is_forgotten() -> None:
+    member = Member(A, Clock())
+    member.new_end(0x200, B, 2).close()
+    assert member.router.next(B) is None
+
+
 # -- networks -------------------------------------------------------------------------------------
 
 
@@ -669,7 +684,7 @@ def test_random_network_heals_after_losing_messages(seed: int) -> None:
 def test_line_of_nodes_learns_a_new_service_within_its_batches() -> None:
     nodes = list(range(1, 11))
     net = SyncNet(nodes)
-    for a, b in zip(nodes, nodes[1:], strict=False):
+    for a, b in pairwise(nodes):
         net.join(a, b, 2)
     net.clock.advance(5_000)
     net.router(1).register_service(7)

@@ -6,8 +6,11 @@ from __future__ import annotations
 LAYERS = {
     "netcore": 5,
     "netcore.__main__": 5,
+    "netcore.cli": 5,
     "netcore.host": 4,
     "netcore.node": 4,
+    "netcore.process": 4,
+    "netcore.process": 4,
     "netcore.router_binding": 4,
     "netcore.sim": 4,
     "netcore.transport": 4,

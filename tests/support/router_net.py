@@ -1,4 +1,4 @@
-"""A network of LayeredRouters without links, services or time: who tells whom, until it is quiet."""
+"""A network of LayeredRouters without links, services or time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class RouterNet:
             rnd.shuffle(pairs)
             for sender, receiver in pairs:
                 self.tell(sender, receiver)
-            if not any([router.take_changes() for router in self.routers.values()]):
+            changes = [router.take_changes() for router in self.routers.values()]
+            if not any(changes):
                 return
         raise AssertionError("the tables do not settle")
 

@@ -178,15 +178,19 @@ class SyncNet:
         back_ms = rtt_ms if rtt_back_ms is None else rtt_back_ms
         one = self.members[a].new_end(self._conns, b, rtt_ms)
         other = self.members[b].new_end(self._conns + 1, a, back_ms)
-        for here, there in ((one, other), (other, one)):
-            here.agent.deliver = self._wire(there, int((rtt_ms or 0) / 2))
-            self.ends[here.agent.conn_id & 1 and b or a, here.agent.remote_node_id] = here
+        one.agent.deliver = self._wire(other, int((rtt_ms or 0) / 2))
+        other.agent.deliver = self._wire(one, int((rtt_ms or 0) / 2))
+        self.ends[a, b], self.ends[b, a] = one, other
         one.open()
         other.open()
 
     def _wire(self, to: End, delay_ms: int) -> Callable[[bytes], None]:
+        def arrive(payload: bytes) -> None:
+            if not to.agent.closed:
+                to.receive(payload)
+
         def deliver(payload: bytes) -> None:
-            self.clock.call_later(delay_ms, lambda: to.agent.closed or to.receive(payload))
+            self.clock.call_later(delay_ms, lambda: arrive(payload))
 
         return deliver
 

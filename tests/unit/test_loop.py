@@ -1257,6 +1257,44 @@ def test_close_leaves_a_selector_of_the_caller_open(kernels: ModuleType) -> None
         assert selector.select(0) == []
 
 
+def test_abandon_forgets_everything_and_closes_its_fds(kernels: ModuleType, sockets: Pairs) -> None:
+    ours, _ = sockets()
+    kernels.Loop().close()
+    before = open_fds()
+    loop = kernels.Loop()
+    source = flushing(kernels, int)
+    loop.add(source, ours.fileno(), READ)
+    timer = loop.call_at(0, int)
+    loop.mark_dirty(source)
+    loop.abandon()
+    loop.abandon()
+    loop.close()
+    assert (source.fd, timer.active, loop.sources) == (-1, False, 0)
+    assert open_fds() == before
+
+
+def test_abandon_unregisters_nothing(kernels: ModuleType, sockets: Pairs) -> None:
+    ours, _ = sockets()
+    with selectors.DefaultSelector() as selector:
+        loop = kernels.Loop(selector)
+        loop.add(loop.make_source(print), ours.fileno(), READ)
+        loop.abandon()
+        assert ours.fileno() in selector.get_map()
+
+
+def test_abandon_in_a_forked_child_leaves_the_parents_loop_working(loop: Any, pairs: Pairs) -> None:
+    ours, theirs = pairs()
+    seen: list[int] = []
+    loop.add(loop.make_source(seen.append), ours.fileno(), READ)
+    child = os.fork()
+    if child == 0:
+        loop.abandon()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    theirs.send(b"x")
+    assert (loop.run_once(0), seen) == (1, [READ])
+
+
 def test_loops_closed_leave_no_fd_open(kernels: ModuleType, sockets: Pairs) -> None:
     ours, _ = sockets()
     kernels.Loop().close()

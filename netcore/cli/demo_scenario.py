@@ -1,0 +1,299 @@
+"""The story of the demo: six nodes in a line, a shortcut, the death of a relay.
+
+::
+
+    1 --- 2 --- 3 --- 4 --- 5 --- 6
+          +-----------------------+        the shortcut, dialled later
+
+With the shortcut, nodes 2 to 6 form a ring of five. In a ring of odd length there is one shortest
+way between any two nodes, so it is known beforehand who uses which relay, and every relay in it
+can die without cutting anybody off.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+from .demo_accounting import Kill, NodeCount, Verdict, account
+from .demo_cluster import Cluster, DemoError
+from .demo_director import Director
+from .demo_ledger import Ledger
+from .demo_records import now_us
+from .demo_table import hops_text, node_table, picture, round_trips, sums
+from .screen import Screen
+
+__all__ = ["Scenario", "Settings"]
+
+NODES: Final = (1, 2, 3, 4, 5, 6)
+FIRST: Final = NODES[0]
+LAST: Final = NODES[-1]
+SHORTCUT: Final = (2, 6)
+#: Nodes that may die, the favourite first.
+RELAYS: Final = (3, 4, 5)
+ARCHIVES: Final = (FIRST, LAST)
+
+#: A round is eight messages per node, besides the answers.
+ROUND_MS: Final = 20
+#: Between two messages of the flow that is watched when the relay dies.
+STREAM_MS: Final = 2
+#: A message is on its way for a few milliseconds; on a loaded machine for longer.
+IN_FLIGHT_US: Final = 500_000
+#: After the traffic has ended, this many reports in a row must be the same.
+QUIET_REPORTS: Final = 5
+QUIET_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the user may choose.
+
+    Attributes:
+        seconds: Of traffic; starting and ending come on top.
+        seed: Of the choice of keys.
+        backend: "fast", "pure" or None: the default.
+        deadline_s: For everything.
+        freeze: The relay hangs before it dies.
+    """
+
+    seconds: float = 10.0
+    seed: int = 1
+    backend: str | None = None
+    deadline_s: float = 60.0
+    freeze: bool = False
+
+
+@final
+class Scenario:
+    """Tells the story once.
+
+    Args:
+        settings: What the user chose.
+        screen: Where it is told.
+        cluster: Its workers.
+    """
+
+    def __init__(self, settings: Settings, screen: Screen, cluster: Cluster) -> None:
+        self._settings = settings
+        self._screen = screen
+        self._cluster = cluster
+        self._ledger = Ledger()
+        self._relay: int | None = None
+        self._director = Director(
+            cluster, self._ledger, screen, settings.deadline_s, self._draw, self._status
+        )
+
+    def run(self) -> Verdict:
+        """Tell it.
+
+        Raises:
+            DemoError: It cannot be told to its end.
+        """
+        self._start_nodes()
+        self._make_line()
+        self._run_line()
+        self._add_shortcut()
+        relay, pair = self._choose_relay()
+        self._retire(relay)
+        kill = self._kill(relay, pair)
+        self._end_traffic()
+        verdict = account(
+            self._ledger.counts(), self._ledger.sent.values(), self._ledger.received, kill
+        )
+        self._conclude(verdict)
+        return verdict
+
+    # -- the parts ---------------------------------------------------------------------------------
+
+    def _start_nodes(self) -> None:
+        self._director.say(f"starting {len(NODES)} nodes, each a process of its own")
+        secret = secrets.token_hex(32)  # over the pipe: a command line can be read by others
+        for node in NODES:
+            self._cluster.start(
+                node,
+                members=NODES,
+                archives=ARCHIVES,
+                secret=secret,
+                seed=self._settings.seed,
+                backend=self._settings.backend,
+            )
+        addrs = self._director.addrs
+        self._director.wait("all nodes to listen", lambda: len(addrs) == len(NODES))
+
+    def _make_line(self) -> None:
+        line = list(zip(NODES, NODES[1:], strict=False))
+        for link in line:
+            self._dial(*link)
+        self._director.wait("the links of the line", lambda: self._is_linked(line))
+        took_s = self._director.wait(
+            "routes", lambda: self._ledger.knows_all_ways(NODES) and self._know_archive()
+        )
+        self._director.say(
+            f"linked in a line; {1_000 * took_s:.0f} ms later every node has a way to every other"
+        )
+
+    def _run_line(self) -> None:
+        self._director.say("traffic starts: by node id, by key, by service, locally, and calls")
+        self._start_traffic(NODES)
+        self._director.watch(self._settings.seconds * 0.3)
+        self._director.wait("messages from end to end", lambda: self._end_to_end() == len(NODES) - 1)
+        self._tell_round_trips(f"{hops_text(len(NODES) - 1)} from end to end")
+
+    def _add_shortcut(self) -> None:
+        self._ledger.round_trips.clear()
+        self._dial(*SHORTCUT)
+        self._director.wait("the shortcut", lambda: self._is_linked([SHORTCUT]))
+        took_s = self._director.wait("a shorter way", lambda: self._end_to_end() == 2)
+        a, b = SHORTCUT
+        self._director.say(
+            f"shortcut {a} - {b} is up; {1_000 * took_s:.0f} ms later messages from node {FIRST} "
+            f"to node {LAST} take {hops_text(2)} instead of {hops_text(len(NODES) - 1)}"
+        )
+        self._director.watch(self._settings.seconds * 0.3)
+        self._tell_round_trips("with the shortcut")
+
+    def _choose_relay(self) -> tuple[int, tuple[int, int]]:
+        """Return a node to kill and two nodes that talk to each other through it."""
+        found: list[tuple[int, tuple[int, int]]] = []
+
+        def find() -> bool:
+            for relay in RELAYS:
+                found.extend((relay, pair) for pair in self._ledger.pairs_over(relay, NODES))
+            return bool(found)
+
+        self._director.wait("a relay in use", find)
+        return found[0]
+
+    def _retire(self, relay: int) -> None:
+        """Make a node relay only, so that nobody but itself has to know what it sent and got."""
+        self._relay = relay
+        self._start_traffic([node for node in NODES if node != relay])
+        self._director.ask_all()
+        self._director.wait(
+            f"what is under way to and from node {relay}", lambda: not self._ledger.missing(relay)
+        )
+        self._director.ask_all()
+
+    def _kill(self, relay: int, pair: tuple[int, int]) -> Kill:
+        before = {flow: self._ledger.path(*flow) for flow in (pair, pair[::-1])}
+        for origin, to in before:
+            self._cluster.tell(origin, "stream", to=to, every_ms=STREAM_MS)
+        self._director.watch(self._settings.seconds * 0.1)
+        killed_us = now_us()
+        if self._settings.freeze:
+            self._director.say(f"node {relay} hangs (SIGSTOP): its links stay open", "bad")
+            self._cluster.freeze(relay)
+        else:
+            self._director.say(f"node {relay} is killed (SIGKILL)", "bad")
+            self._cluster.kill(relay)
+        self._director.wait(
+            "the other way", lambda: self._ledger.knows_all_ways(NODES, without=relay)
+        )
+        healed_us = max(self._ledger.reports[node].at_us for node in self._cluster.living)
+        self._cluster.kill(relay)
+        self._director.watch(self._settings.seconds * 0.3)
+        self._director.ask_all()
+        self._tell_healing(killed_us, healed_us)
+        for flow, path in before.items():
+            self._tell_gap(flow, path, killed_us, healed_us)
+        return Kill(
+            node_id=relay, from_us=killed_us - IN_FLIGHT_US, until_us=healed_us + IN_FLIGHT_US
+        )
+
+    def _end_traffic(self) -> None:
+        for node in self._cluster.living:
+            self._cluster.tell(node, "stream", to=None, every_ms=STREAM_MS)
+        self._start_traffic([])
+        self._director.ask_all()
+        same, before = 0, (0, 0, 0)
+        while same < QUIET_REPORTS:
+            self._director.watch(QUIET_S)
+            self._director.ask_all()
+            now = self._ledger.progress(self._cluster.living)
+            same, before = (same + 1, now) if now == before and now[2] == 0 else (0, now)
+
+    def _conclude(self, verdict: Verdict) -> None:
+        self._director.say("traffic has ended, nothing is under way any more")
+        self._screen.close()
+        dead = self._cluster.dead
+        self._screen.say()
+        self._screen.say("\n".join(picture(NODES, self._ledger.links_now() - self._gone(), dead)))
+        self._screen.say("\n".join(node_table(self._ledger.counts(), dead)))
+        self._screen.say(f"  * until it was killed\n\n{sums(verdict, self._relay)}", "bold")
+        if verdict.ok:
+            self._screen.say("the sums agree, and only the killed node cost messages", "good")
+        for problem in verdict.problems:
+            self._screen.say(f"WRONG: {problem}", "bad")
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def _dial(self, node: int, to: int) -> None:
+        self._cluster.tell(node, "dial", addr=self._director.addrs[to].addr)
+
+    def _start_traffic(self, members: Sequence[int]) -> None:
+        for node in self._cluster.living:
+            targets = [n for n in members if n != node] if node in members else []
+            self._cluster.tell(node, "traffic", targets=targets, every_ms=ROUND_MS)
+
+    def _is_linked(self, links: Sequence[tuple[int, int]]) -> bool:
+        return self._ledger.links_now().issuperset(links)
+
+    def _know_archive(self) -> bool:
+        return all(len(report.services) == 2 for report in self._ledger.reports.values())
+
+    def _end_to_end(self) -> int | None:
+        return self._ledger.last_hops(FIRST, LAST)
+
+    def _gone(self) -> set[tuple[int, int]]:
+        return {link for link in self._ledger.links_now() if self._cluster.dead & set(link)}
+
+    # -- what is told ------------------------------------------------------------------------------
+
+    def _draw(self) -> list[str]:
+        if len(self._ledger.reports) < len(NODES):
+            return []
+        links = self._ledger.links_now() - self._gone()
+        lines = [*picture(NODES, links, self._cluster.dead), ""]
+        lines += node_table(self._ledger.counts(), self._cluster.dead)
+        trips = round_trips(self._ledger.round_trips, FIRST)
+        return ["", *lines, "", f"calls of node {FIRST}: {trips}"]
+
+    def _status(self) -> str:
+        counts: list[NodeCount] = self._ledger.counts()
+        sent, delivered = (sum(getattr(c, name) for c in counts) for name in ("sent", "delivered"))
+        return f"... {sent:,} messages sent, {delivered:,} delivered"
+
+    def _tell_round_trips(self, where: str) -> None:
+        trips = round_trips(self._ledger.round_trips, FIRST)
+        self._director.say(f"{where}; calls of node {FIRST} took (median): {trips}")
+
+    def _tell_healing(self, killed_us: int, healed_us: int) -> None:
+        noticed = [
+            (event.at_us - killed_us) / 1_000
+            for _, event in self._ledger.links
+            if event.peer == self._relay and not event.up and event.at_us >= killed_us
+        ]
+        if not noticed:
+            raise DemoError(f"no neighbour noticed that node {self._relay} died")
+        self._director.say(
+            f"its links were closed after {max(noticed):.1f} ms, and within "
+            f"{(healed_us - killed_us) / 1_000:.0f} ms no node had a way over it any more"
+        )
+
+    def _tell_gap(
+        self, flow: tuple[int, int], before: tuple[int, ...], killed_us: int, healed_us: int
+    ) -> None:
+        origin, to = flow
+        until_us = healed_us + IN_FLIGHT_US
+        silence_us = self._ledger.longest_silence_us(origin, to, killed_us, until_us)
+        lost = [m for m in self._ledger.missing() if (m.origin, m.to) == (origin, (to,))]
+        self._director.say(
+            f"node {origin} to {to}: over {_way(before)}, {silence_us / 1_000:.1f} ms of silence, "
+            f"{len(lost)} lost, then over {_way(self._ledger.path(origin, to))}"
+        )
+
+
+def _way(path: Sequence[int]) -> str:
+    return " ".join(map(str, path)) or "nothing"

@@ -1,0 +1,73 @@
+"""What a node has to do with its process: signals and fork."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final, Protocol
+
+__all__ = ["Forkable", "forget_fork", "stop_on_signals", "watch_fork"]
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_on_signals(stop: Callable[[], None], wakeup_fd: int) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM by ``stop()`` meanwhile; in other threads than the main one, not.
+
+    Args:
+        stop: Called by the signal handler, so it must not wait.
+        wakeup_fd: Written to by the interpreter when a signal comes, so that a signal between the
+            last look and the wait does not go unnoticed until something else happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        stop()
+
+    old_fd = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+    old = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            # None: it was not installed by Python, and cannot be put back by it.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(old_fd)
+
+
+class Forkable(Protocol):
+    """Something that a fork copies and only the parent may go on using."""
+
+    def _abandon(self) -> None:
+        """Close what was copied, without a byte to anybody."""
+
+
+_watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+def watch_fork(thing: Forkable) -> None:
+    """Call ``thing._abandon()`` in every child of this process, as long as it exists."""
+    _watched.add(thing)
+
+
+def forget_fork(thing: Forkable) -> None:
+    """Do not, any more."""
+    _watched.discard(thing)
+
+
+def _after_fork_in_child() -> None:
+    for thing in list(_watched):
+        thing._abandon()
+    _watched.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

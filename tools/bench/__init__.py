@@ -1,0 +1,1 @@
+"""Benchmarks: contestants as separate processes over loopback, interleaved, medians of rounds."""
