@@ -1,7 +1,4 @@
-"""A node inside asyncio: no thread, no second loop, calls that can be awaited.
-
-Shows ``fileno``, ``next_deadline_ms`` and ``poll(0)``, all that another loop needs to host a node.
-"""
+"""A node inside asyncio, by ``fileno``, ``next_deadline_ms`` and ``poll(0)``; awaitable calls."""
 
 from __future__ import annotations
 
@@ -38,22 +35,24 @@ class Hosted:
         if wait_ms is not None:
             self.timer = self.loop.call_later(wait_ms / 1000, self.turn)
 
-    async def call(self, node_id: int, service_id: int, payload: bytes) -> bytes:
-        """Call a service and await its answer; raises ``CallError`` like ``Node.call``."""
+    async def call(self, node_id: int, payload: bytes) -> bytes:
+        """Call a node and await its answer; raises ``CallError`` like ``Node.call``."""
         done: asyncio.Future[nc.CallAnswer] = self.loop.create_future()
-        rule = nc.RouteRule.node(node_id)
-        self.node.agent(service_id).call(rule, service_id, payload, done.set_result)
+        self.node.agent(60).call(nc.RouteRule.node(node_id), 60, payload, done.set_result)
         return (await done).result()
 
 
 async def main() -> None:
     """Host two nodes in one asyncio loop and let one call the other, two calls at once."""
-    with nc.Node(1, behaviors=[Shout()]) as one, nc.Node(2, behaviors=[Shout()]) as two:
-        _, client = Hosted(one), Hosted(two)
-        two.connect(one.listen("/ip4/127.0.0.1/tcp/0"))
-        while two.router.path_to_node(1).is_reject:
-            await asyncio.sleep(0.01)
-        print(await asyncio.gather(*(client.call(1, 60, word) for word in (b"one", b"two"))))
+    one, two = (Hosted(nc.Node(number, behaviors=[Shout()])) for number in (1, 2))
+    two.node.connect(one.node.listen("/ip4/127.0.0.1/tcp/0"))
+    while two.node.router.path_to_node(1).is_reject:
+        await asyncio.sleep(0.01)
+    print(await asyncio.gather(two.call(1, b"one"), two.call(1, b"two")))
+    for host in (one, two):
+        host.loop.remove_reader(host.node.fileno())
+        host.timer.cancel()
+        host.node.close(timeout_s=0)
 
 
 if __name__ == "__main__":

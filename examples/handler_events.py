@@ -18,7 +18,6 @@ class Seat(nc.ConnectionHandler):
         if isinstance(event, nc.Message):
             to_node, _, text = event.payload.decode().partition(" ")
             agent.send_to_handler(nc.HandlerRoute.node(int(to_node)), text)
-            agent.send_behavior(f"node {agent.remote_node_id} writes to node {to_node}")
 
     def on_other_handler_event(
         self, agent: nc.ConnectionAgent, from_node: int, from_conn: int, event: object
@@ -38,12 +37,6 @@ class Chat(nc.NetworkBehavior):
     ) -> Seat:
         """Return the handler of the new link."""
         return Seat()
-
-    def on_handler_event(
-        self, agent: nc.BehaviorAgent, node_id: int, conn_id: int, event: object
-    ) -> None:
-        """Print what a seat reports."""
-        print(f"room: {event}")
 
     def on_message(self, agent: nc.BehaviorAgent, message: nc.Message) -> None:
         """A guest has no seats, so what the room sends arrives here."""

@@ -11,7 +11,6 @@ from netcore import BehaviorAgent, Message, NetworkBehavior, Node, ids, key_of
 
 PUT, GET, VALUE = 0, 1, 2  # what a message is, said by its two ``meta`` bits
 FRUITS = {"apple": "green", "banana": "yellow", "cherry": "red", "plum": "blue", "pear": "gold"}
-ZONES = (16, 80, 128, 176, 240)  # the highest byte of a node id
 
 
 class Store(NetworkBehavior):
@@ -29,15 +28,14 @@ class Store(NetworkBehavior):
         if message.meta == PUT:
             self.kept[name] = value
         elif message.meta == GET:
-            answer = f"{name}={self.kept[name]}@{agent.local_node_id:#010x}"
+            answer = f"{name}={self.kept[name]}, says node {agent.local_node_id:#010x}"
             agent.send_to_node(message.from_node or 0, answer.encode(), meta=VALUE)
         else:
             self.answers[name] = value
 
 
-def main() -> None:
-    """Make a ring of nodes, put the fruits in at one of them, ask for them at another."""
-    stores = {ids.build(zone, 0, 0, 1): Store() for zone in ZONES}
+if __name__ == "__main__":
+    stores = {ids.build(zone, 0, 0, 1): Store() for zone in (16, 80, 128, 176, 240)}
     nodes = [Node(node_id, behaviors=[store]) for node_id, store in stores.items()]
     turns = (node.poll(0.001) for node in cycle(nodes))
     addrs = [node.listen(f"/memory/store-{node.node_id}") for node in nodes]
@@ -55,9 +53,6 @@ def main() -> None:
     while len(answers) < len(FRUITS):
         next(turns)
     for name, answer in sorted(answers.items()):
-        value, _, home = answer.partition("@")
-        print(f"{name} (key {key_of(name):#010x}) is {value}, says node {home}")
-
-
-if __name__ == "__main__":
-    main()
+        print(f"{name} (key {key_of(name):#010x}) is {answer}")
+    for node in nodes:
+        node.close(timeout_s=0)

@@ -43,8 +43,7 @@ def outcome(client: Node, payload: bytes) -> str:
         return f"{type(error).__name__} {error.code} {error.text}"
 
 
-def main() -> None:
-    """Call, and print what comes back."""
+if __name__ == "__main__":
     server = Node(1, behaviors=[Adder()])
     addr = server.listen("/ip4/127.0.0.1/tcp/0")
     thread = threading.Thread(target=server.run)
@@ -57,7 +56,3 @@ def main() -> None:
     server.stop()
     thread.join()
     server.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -114,7 +114,7 @@ class Admission:
             return SelfConnect(f"node {node_id} is this node")
         if len(self._links) >= self._max_links:
             return TooManyConnections(f"this node has {self._max_links} links (max_links)")
-        if node_id is not None and not parallel and self._links.to_node(node_id):
+        if node_id is not None and not parallel and self._open_links(node_id):
             return AlreadyConnected(f"node {node_id}; parallel=True makes another link")
         return None
 
@@ -126,12 +126,11 @@ class Admission:
         self._release(attempt.conn_id)
         if attempt.done or peer is None:
             return
-        if len(self._links) >= self._max_links:
-            self._reject(attempt, wire.REJECT_TOO_MANY_CONNECTIONS, "")
-            return
-        old = self._links.to_node(peer.node_id)
+        old = self._open_links(peer.node_id)
         if old and not (peer.parallel and all(o.peer.epoch == peer.epoch for o in old)):
             self._hold_for_probe(attempt, peer, old)
+        elif not old and self._links.to_node(peer.node_id):
+            self._held[attempt.conn_id] = _Held(attempt, peer)  # the old one is on its way out
         elif self._must_wait(peer):
             self._held[attempt.conn_id] = _Held(attempt, peer)
         else:
@@ -161,12 +160,18 @@ class Admission:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _open_links(self, node_id: int) -> list[Link]:
+        return [link for link in self._links.to_node(node_id) if link.is_open]
+
     def _must_wait(self, peer: PeerInfo) -> bool:
         if peer.parallel or self._node_id > peer.node_id:
             return False
         return self._around.is_dialing(peer.node_id)
 
     def _ask(self, attempt: Attempt, peer: PeerInfo) -> None:
+        if len(self._links) >= self._max_links:
+            self._reject(attempt, wire.REJECT_TOO_MANY_CONNECTIONS, "")
+            return
         attempt.answer()
         reason = self._around.ask_behaviors(peer.node_id, attempt.conn_id)
         if attempt.done:

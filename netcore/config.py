@@ -119,8 +119,15 @@ class NodeConfig:
 
 
 def _as_list(secret: Secret) -> list[bytes]:
-    items = [secret] if isinstance(secret, bytes | str) else list(secret)
-    return [item.encode() if isinstance(item, str) else bytes(item) for item in items]
+    items = list(secret) if isinstance(secret, list | tuple) else [secret]
+    return [item.encode() if isinstance(item, str) else _as_bytes(item) for item in items]
+
+
+def _as_bytes(item: object) -> bytes:
+    # bytes(32) would be 32 zeros, and the secret of everybody who made the same mistake.
+    if not isinstance(item, bytes | bytearray | memoryview):
+        raise LocalError(f"a secret is bytes or str, not {type(item).__name__}")
+    return bytes(item)
 
 
 def _check_secret(secret: Secret | None) -> tuple[bytes, ...] | None:

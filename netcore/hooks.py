@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
+from .errors import NodeClosedError
+
 if TYPE_CHECKING:
     from ._backend import kernels
 
@@ -25,10 +27,13 @@ class HookFailed(Exception):
 class HookRunner:
     """Runs the user code of one node.
 
-    Only ``Exception`` is held back: KeyboardInterrupt and SystemExit come out of the loop.
+    KeyboardInterrupt, SystemExit and the like come out of ``Node.poll``, but at the end of the turn
+    (``raise_interrupt``): what has to follow a hook, for example the same hook of the next
+    behavior, must not be lost because one was interrupted.
 
     Attributes:
         errors: Exceptions that left user code.
+        closing: The node closes; a hook that still wants something of it is no error.
     """
 
     def __init__(self, node_id: int, loop: kernels.Loop) -> None:
@@ -36,7 +41,9 @@ class HookRunner:
         self._loop = loop
         self._second_ms = 0
         self._logged = 0
+        self._interrupt: BaseException | None = None
         self.errors = 0
+        self.closing = False
 
     def run(self, hook: Callable[..., object], *args: object) -> object:
         """Call ``hook(*args)``; None when it raised."""
@@ -44,22 +51,41 @@ class HookRunner:
             return hook(*args)
         except Exception as exc:
             self.on_error(hook, exc)
-            return None
+        except BaseException as exc:
+            self.hold(exc)
+        return None
 
     def run_or_fail(self, hook: Callable[..., object], *args: object) -> object:
         """Call ``hook(*args)``.
 
         Raises:
-            HookFailed: It raised; that was logged and counted.
+            HookFailed: It raised; that was logged and counted, or is kept.
         """
         try:
             return hook(*args)
         except Exception as exc:
             self.on_error(hook, exc)
             raise HookFailed from None
+        except BaseException as exc:
+            self.hold(exc)
+            raise HookFailed from None
+
+    def hold(self, exc: BaseException) -> None:
+        """Keep an interrupt until the end of the turn, and hurry the loop there; the first wins."""
+        if self._interrupt is None:
+            self._interrupt = exc
+        self._loop.wake()
+
+    def raise_interrupt(self) -> None:
+        """Raise the interrupt that was kept, if there is one; between two turns."""
+        exc, self._interrupt = self._interrupt, None
+        if exc is not None:
+            raise exc
 
     def on_error(self, hook: object, exc: Exception) -> None:
         """Log an exception that left user code, with its traceback, and count it."""
+        if self.closing and isinstance(exc, NodeClosedError):
+            return
         self.errors += 1
         if self._loop.now_ms - self._second_ms >= 1_000:
             self._second_ms, self._logged = self._loop.now_ms, 0

@@ -122,6 +122,7 @@ class Node:
                 self._router.register_service(service_id)
         self._addrs: list[NodeAddr] = []
         self._started = False
+        self._starting = False
         self._stop = False
         self._closed = False
         self._close_in_turn: float | None = None
@@ -221,14 +222,16 @@ class Node:
             RuntimeError: Called from inside a hook.
         """
         self._check()
-        if self._loop.in_turn:
+        if self._in_turn:
             raise RuntimeError("poll() inside a hook: the node is in a turn already")
-        if not self._started:
-            self._start()
         try:
-            return self._loop.run_once(None if timeout_s is None else _ms(timeout_s))
+            if not self._started:
+                self._start()
+            served = self._loop.run_once(None if timeout_s is None else _ms(timeout_s))
         finally:
             self._close_if_asked()
+        self._plane.raise_interrupt()
+        return served
 
     def run(self) -> None:
         """Poll until ``stop`` or ``close`` is called, or SIGINT or SIGTERM comes.
@@ -357,7 +360,7 @@ class Node:
         """
         if self._closed or self._forked:
             return
-        if self._loop.in_turn:
+        if self._in_turn:
             self._close_in_turn = timeout_s
             self.stop()
             return
@@ -383,6 +386,7 @@ class Node:
         if not self._started and self._plane.dials > self._plane.dials_failed:
             self._start()  # conn ids were given out: their hooks are still owed
         self._closed = True
+        self._plane.refuse_new()
         self._host.stop_accepting()
         try:
             self._say_goodbye(timeout_s)
@@ -392,10 +396,20 @@ class Node:
             self._switch.drop_local()
             self._loop.close()
             forget_fork(self)
+        self._plane.raise_interrupt()
 
     def _say_goodbye(self, timeout_s: float) -> None:
         for link in self._plane.links:
             link.conn.close(wire.CLOSE_SHUTDOWN, "the node is going away")
+        try:
+            self._await_goodbyes(timeout_s)
+        except BaseException as exc:  # Ctrl-C: not a moment longer, but every link gets its hooks
+            self._plane.hold_interrupt(exc)
+        for link in self._plane.links:
+            link.conn.fail(wire.CLOSE_LOST, "the neighbour did not finish closing in time")
+        self._loop.run_once(0)
+
+    def _await_goodbyes(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         for turn in range(1 << 30):
             left = deadline - time.monotonic()
@@ -404,17 +418,22 @@ class Node:
             if self._virtual and turn >= MAX_VIRTUAL_TURNS:
                 break
             self._loop.run_once(0 if self._virtual else _ms(left))
-        for link in self._plane.links:
-            link.conn.fail(wire.CLOSE_LOST, "the neighbour did not finish closing in time")
-        self._loop.run_once(0)
 
     # -- inside ------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._started = True
+        self._started = self._starting = True
         self._thread = threading.get_ident()
         self._loop.update_now()
-        self._plane.start()
+        try:
+            self._plane.start()
+        finally:
+            self._starting = False
+
+    @property
+    def _in_turn(self) -> bool:
+        """Whether a hook may be running: ``on_started`` runs before the loop's first turn."""
+        return self._starting or self._loop.in_turn
 
     def _shut(self) -> bool:
         return self._closed
@@ -442,7 +461,7 @@ class Node:
 
     def _check_outside(self, name: str) -> None:
         self._check()
-        if self._loop.in_turn:
+        if self._in_turn:
             raise RuntimeError(f"{name}() inside a hook would wait for itself")
 
     def _abandon(self) -> None:

@@ -126,7 +126,9 @@ class Plane:
         self._rng = rng
         self._switch: kernels.Switch | None = None
         self._dials: dict[int, Connect] = {}
+        self._ending: set[int] = set()  # links between on_closed and disconnected
         self._draining = False
+        self._drain_timer: Later | None = None
         self._running = False
         self._stopped = False
         self._tick_timer: Later | None = None
@@ -175,6 +177,14 @@ class Plane:
         """User code raised in the switch, the loop or a posted function."""
         self._hooks.on_error(hook, exc)
 
+    def hold_interrupt(self, exc: BaseException) -> None:
+        """Keep a KeyboardInterrupt or the like for ``raise_interrupt``."""
+        self._hooks.hold(exc)
+
+    def raise_interrupt(self) -> None:
+        """Raise what interrupted a hook of this turn, if something did; between two turns."""
+        self._hooks.raise_interrupt()
+
     # -- start and stop ----------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -187,10 +197,15 @@ class Plane:
         self._tick_timer = self._loop.call_at(self._next_tick_ms, self._on_tick)
         self.drain()
 
+    def refuse_new(self) -> None:
+        """Take no more dials and calls: the node closes, and what begins now could not end."""
+        self._hooks.closing = True
+
     def stop(self) -> None:
         """End calls and ticks, call ``on_stopped`` everywhere; the last hooks of this node."""
         if self._stopped:
             return
+        self.refuse_new()
         self.monitor.close()
         if self._tick_timer is not None:
             self._tick_timer.cancel()
@@ -198,12 +213,21 @@ class Plane:
             error = OutgoingConnectionError("the node was closed")
             self.handle_dial_failed(conn_id, command.addr.node_id, error)
         self.calls.close()
-        self.drain()
+        self._drain_at_last()
         if self._running:
             for behavior, agent in self._behaviors:
                 self._hooks.run(behavior.on_stopped, agent)
         self._stopped = True
         self.commands.clear()
+
+    def _drain_at_last(self) -> None:
+        """Drain once more; beyond ``max_drain`` only what is owed is still done."""
+        self._stop_drain_timer()
+        self.drain()
+        self._stop_drain_timer()
+        for command in list(self.commands):
+            if isinstance(command, Disconnected) and isinstance(command.link, Link):
+                self._tell_disconnected(command.link)
 
     # -- what agents ask for (AgentHost) -----------------------------------------------------------
 
@@ -229,6 +253,7 @@ class Plane:
 
     def connect(self, addr: NodeAddr, *, parallel: bool) -> ConnId:
         """Queue a dial and return its conn id."""
+        self._check_new()
         conn_id = self._shell.new_conn_id(addr)
         command = Connect(conn_id, addr, parallel)
         self.push(command)
@@ -246,9 +271,12 @@ class Plane:
         timeout_ms: int,
     ) -> None:
         """Start a call."""
-        if self._stopped:
-            raise NodeClosedError
+        self._check_new()
         self.calls.call(from_service, rule, service_id, payload, on_done, timeout_ms)
+
+    def _check_new(self) -> None:
+        if self._stopped or self._hooks.closing:
+            raise NodeClosedError
 
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call ``fn()`` after a while, like a hook."""
@@ -268,8 +296,13 @@ class Plane:
     # -- draining ----------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Carry out what was asked for; not inside a hook, not inside itself."""
-        if self._draining or not self._running or self._stopped:
+        """Carry out what was asked for; not inside a hook, not inside itself.
+
+        After ``max_drain`` commands the rest waits for the next turn, whoever calls this meanwhile.
+        """
+        if self._draining or self._drain_timer is not None:
+            return
+        if not self._running or self._stopped:
             return
         self._draining = True
         try:
@@ -287,7 +320,17 @@ class Plane:
             self._draining = False
 
     def _drain_next_turn(self) -> None:
-        self._loop.call_at(self._loop.now_ms, self.drain)
+        if self._drain_timer is None:
+            self._drain_timer = self._loop.call_at(self._loop.now_ms, self._on_drain_timer)
+
+    def _on_drain_timer(self) -> None:
+        self._drain_timer = None
+        self.drain()
+
+    def _stop_drain_timer(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None
 
     def _carry_out(self, command: Command) -> None:
         if isinstance(command, ToBehavior):
@@ -315,7 +358,9 @@ class Plane:
 
     def _to_behavior(self, command: ToBehavior) -> None:
         target = self._behaviors.find(command.service_id)
-        if target is not None:
+        if self.links.find(command.conn_id) is None and command.conn_id not in self._ending:
+            self.events_dropped += 1  # its behavior was told that the link is gone
+        elif target is not None:
             behavior, agent = target
             self._hooks.run(
                 behavior.on_handler_event,
@@ -425,6 +470,9 @@ class Plane:
         except Exception as exc:
             self._hooks.on_error(hook, exc)
             return "internal error"
+        except BaseException as exc:
+            self._hooks.hold(exc)
+            return "internal error"
         return None
 
     # -- links come and go -------------------------------------------------------------------------
@@ -500,12 +548,13 @@ class Plane:
             self._hooks.run(handler.on_closed, agent)
         link.handlers.clear()
         self.links_closed += 1
+        self._ending.add(conn.conn_id)
         # Behind the events that the handlers sent last, and therefore past the command limit.
         self.commands.append(Disconnected(link))
         self.drain()
-        self.admission.on_link_gone(conn.remote_node_id)
 
     def _tell_disconnected(self, link: Link) -> None:
+        self._ending.discard(link.conn.conn_id)
         for behavior, agent in self._behaviors:
             sender = self._sender(link, agent.service_id)
             hook = (
@@ -514,6 +563,7 @@ class Plane:
                 else behavior.on_incoming_connection_disconnected
             )
             self._hooks.run(hook, agent, sender)
+        self.admission.on_link_gone(link.conn.remote_node_id)
 
     # -- what the switch and the monitor tell ------------------------------------------------------
 

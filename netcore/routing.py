@@ -476,7 +476,7 @@ class LayeredRouter(RouterTable):
                 known.setdefault(place, set()).add(link.conn_id)
         assert known == {place: set(found) for place, found in self._candidates.items()}
         assert known.keys() == self._chosen.keys()
-        written: dict[int, tuple[int, ...]] = {
+        written: dict[int, list[int]] = {
             layer << 8 | index: entry for layer, index, *entry in self.table.slots()
         }
         for service, is_local, *entry in self.table.services():
@@ -487,7 +487,7 @@ class LayeredRouter(RouterTable):
         for place, (best, other) in self._chosen.items():
             assert (best, other) == choose(self._candidates[place].values())
             alternate = (other.conn_id, other.node_id) if other else (0, wire.NO_NODE)
-            assert tuple(written[place]) == (best.conn_id, best.node_id, *alternate)
+            assert written[place] == [best.conn_id, best.node_id, *alternate]
         self.table.check()
 
     def dump(self) -> dict[str, object]:

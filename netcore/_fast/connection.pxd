@@ -1,6 +1,7 @@
 """Links, and what they need of their switch, as other kernels see them."""
 
 cimport cython
+from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from netcore._fast.buffer cimport inbox_t, pool_t, queue_t
@@ -118,7 +119,6 @@ cdef class Connection(Source):
     cdef queue_t _control
     cdef inbox_t _inbox
 
-    cdef size_t _queued(self) noexcept
     cdef bint _is_empty(self) noexcept
     cdef bint _starts_whole(self) noexcept
 
@@ -159,3 +159,8 @@ cdef class Connection(Source):
     cdef int _say_why(self, object code, object text) except -1
     cdef int _finish(self, tuple reason) except -1
     cdef int _watch(self, int events) except -1
+
+
+cdef inline size_t queued(Connection conn) noexcept:
+    """Return how many bytes of data wait to be sent on a link."""
+    return conn._data.bytes + <size_t>PyBytes_GET_SIZE(conn._unsent)

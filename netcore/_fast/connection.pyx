@@ -66,7 +66,6 @@ from netcore._fast.codec cimport (
     store_u32,
 )
 from netcore._fast.loop cimport READ, WRITE, Loop, Source
-from netcore._fast.switch cimport Switch
 from netcore._fast.syscalls cimport (
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
@@ -192,7 +191,7 @@ cdef class Connection(Source):
     @property
     def queued_bytes(self):
         """Bytes of data that wait to be sent."""
-        return self._queued()
+        return queued(self)
 
     @property
     def control_queued_bytes(self):
@@ -234,18 +233,15 @@ cdef class Connection(Source):
 
     # -- sending -----------------------------------------------------------------------------------
 
-    cdef size_t _queued(self) noexcept:
-        return self._data.bytes + <size_t>PyBytes_GET_SIZE(self._unsent)
-
     cdef int _check_queue(self, Py_ssize_t size) except -1:
         cdef Hub switch = self._switch
-        cdef size_t queued = self._queued()
+        cdef size_t waiting = queued(self)
         if size > <Py_ssize_t>self.max_frame_bytes:
             switch._refuse(MessageTooBigError(size, self.max_frame_bytes))
-        if queued >= switch.write_high_bytes:
+        if waiting >= switch.write_high_bytes:
             self.sends_refused += 1
             self._refused = True
-            switch._refuse(SendQueueFullError(self.conn_id, queued, switch.write_high_bytes))
+            switch._refuse(SendQueueFullError(self.conn_id, waiting, switch.write_high_bytes))
         return 0
 
     cdef int _push(
@@ -286,7 +282,7 @@ cdef class Connection(Source):
         except OSError as exc:
             return self._lose(f"write failed: {exc.strerror or exc}")
         self._watch((0 if self._eof_in else READ) | (WRITE if blocked else 0))
-        if self._refused and self._queued() <= self._switch.write_low_bytes:
+        if self._refused and queued(self) <= self._switch.write_low_bytes:
             self._refused = False
             if self.state == OPEN:
                 self._switch._sink.on_writable(self)
@@ -588,7 +584,7 @@ cdef class Connection(Source):
         return 0
 
     cdef int _stop_at(self, const uint8_t* rest, size_t n, size_t* position) except -1:
-        """Look at the unfinished rest: too big a frame is an error, a large one gets its own room."""
+        """Look at the unfinished rest: it may be too big, or large enough for room of its own."""
         cdef uint32_t length
         if self._failure is not None or self.state == CLOSED or n < FRAME_HEADER_BYTES:
             return 0

@@ -14,7 +14,6 @@ from netcore._fast.codec cimport (
 )
 from netcore._fast.connection cimport Connection
 from netcore._fast.switch cimport Switch, plain
-from netcore._fast.syscalls cimport send
 from netcore._fast.table cimport NO_NODE
 
 from netcore.errors import NoRouteError

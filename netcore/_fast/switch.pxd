@@ -5,7 +5,7 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from netcore._fast.codec cimport Message, header_t
+from netcore._fast.codec cimport ROUTE_SERVICE, Message, header_t
 from netcore._fast.connection cimport Connection, Hub
 from netcore._fast.table cimport RouteTable, route_t
 
@@ -25,27 +25,23 @@ cdef struct link_t:
     uint64_t conn_id
     PyObject* conn          # borrowed from Switch._connections; NULL: empty
 
-# Frames that lie behind each other in a receive buffer and go to the same next hop.
+# Frames that lie behind each other in a receive buffer and go the same way. What is known about
+# their next hop stays true as long as the run lasts, because no Python code runs meanwhile.
 cdef struct run_t:
-    PyObject* hop           # borrowed: a run ends before any Python code runs
+    PyObject* hop           # the link, borrowed
     uint8_t* start
     size_t bytes            # 0: no run
     size_t room             # most bytes that one copy can take
+    size_t queue_room       # a frame may be added while fewer bytes than that are in the run
+    uint32_t max_length     # of a body
+    int kind                # ROUTE_*
+    uint32_t key            # node, key or service
     uint64_t frames
 
-# The last answer of the route table while one receive buffer is parsed.
-cdef struct memo_t:
-    int kind                # ROUTE_*; -1: nothing remembered
-    uint32_t key            # node, key or service
-    uint64_t version        # of the table then
-    route_t route
 
-
-cdef inline void memo_clear(memo_t* memo) noexcept:
-    """Remember nothing."""
-    memo.kind = -1
-    memo.key = 0
-    memo.version = 0
+cdef inline uint32_t route_key(const header_t* header) noexcept:
+    """Return what the route depends on besides its kind: node, key or service."""
+    return header.to_service if header.kind == ROUTE_SERVICE else header.argument
 
 
 cdef inline long long plain(object value, long long limit) noexcept:
@@ -113,24 +109,14 @@ cdef class Switch(Hub):
     cdef int _push_local(self, int frame_kind, Message message) except -1
 
     cdef int _find_route(
-        self, const header_t* header, uint32_t from_node, memo_t* memo, route_t* route
+        self, const header_t* header, uint32_t from_node, route_t* route
     ) except -1
     cdef int _ask_router(self, const header_t* header, route_t* route) except -1
     cdef PyObject* _next_hop(
-        self,
-        const route_t* route,
-        uint32_t from_node,
-        uint8_t ttl,
-        uint32_t length,
-        const run_t* run,
+        self, const route_t* route, uint32_t from_node, uint8_t ttl, uint32_t length
     ) except? NULL
-    cdef int _relay(
-        self,
-        const route_t* route,
-        uint32_t from_node,
-        uint8_t* body,
-        uint32_t length,
-        run_t* run,
+    cdef int _begin_run(
+        self, run_t* run, PyObject* hop, const header_t* header, uint8_t* frame, uint32_t n
     ) except -1
     cdef int _end_run(self, run_t* run) except -1
 

@@ -36,7 +36,6 @@ from netcore._fast.codec cimport (
     ROUTE_DIRECT,
     ROUTE_KEY,
     ROUTE_NODE,
-    ROUTE_SERVICE,
     Message,
     c_decode_header,
     c_error_offset,
@@ -63,9 +62,9 @@ from netcore._fast.connection cimport (
     OPEN,
     Connection,
     Hub,
+    queued,
 )
 from netcore._fast.loop cimport Loop
-from netcore._fast.syscalls cimport send
 from netcore._fast.table cimport (
     ACTION_LOCAL,
     ACTION_NEXT,
@@ -76,7 +75,6 @@ from netcore._fast.table cimport (
     route_t,
 )
 
-import socket
 from collections import deque
 
 from netcore import wire
@@ -136,7 +134,9 @@ cdef inline bint fill_header(
 cdef bytes as_payload(object payload):
     """Return ``payload`` as bytes."""
     if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise TypeError(f"a payload is bytes, bytearray or memoryview, not {type(payload).__name__}")
+        raise TypeError(
+            f"a payload is bytes, bytearray or memoryview, not {type(payload).__name__}"
+        )
     return bytes(payload)
 
 
@@ -268,7 +268,8 @@ cdef class Switch(Hub):
     ):
         """Send a message of this node where the router says."""
         self._originate_checked(
-            frame_kind, route_kind, argument, payload, from_service, to_service, stream_id, meta, ttl
+            frame_kind, route_kind, argument, payload, from_service, to_service, stream_id, meta,
+            ttl,
         )
 
     def send_on(
@@ -337,7 +338,6 @@ cdef class Switch(Hub):
     ) except -1:
         cdef header_t header
         cdef route_t route
-        cdef memo_t memo
         cdef Connection conn = None
         cdef PyObject* found
         cdef bytes data
@@ -357,8 +357,7 @@ cdef class Switch(Hub):
         size += PyBytes_GET_SIZE(data)
         if size > self.max_frame_bytes:
             self._refuse(MessageTooBigError(size, self.max_frame_bytes))
-        memo_clear(&memo)
-        self._find_route(&header, NO_NODE, &memo, &route)
+        self._find_route(&header, NO_NODE, &route)
         if route.action == ACTION_LOCAL:
             return self._push_local(frame_kind, new_message(data, &header, self.node_id, True))
         if route.action == ACTION_NEXT:
@@ -469,44 +468,59 @@ cdef class Switch(Hub):
         cdef uint32_t from_node = conn.remote_node_id
         cdef header_t header
         cdef route_t route
-        cdef memo_t memo
         cdef run_t run
         cdef uint8_t* frame
-        cdef uint32_t length = 0
+        cdef PyObject* hop
+        cdef uint32_t length, total
         cdef int kind, code
         cdef size_t at = position[0]
-        memo_clear(&memo)
         run.bytes = 0
         while conn._failure is None and conn.state != CLOSED and n - at >= FRAME_HEADER_BYTES:
             frame = data + at
             length = load_u32(frame) & MAX_FRAME_BYTES
             if length > conn.max_frame_bytes or n - at - FRAME_HEADER_BYTES < length:
                 break
-            at += FRAME_HEADER_BYTES + length
+            total = FRAME_HEADER_BYTES + length
+            at += total
             position[0] = at
             conn.frames_received += 1
             kind = frame[0]
-            frame += FRAME_HEADER_BYTES
             if kind > KIND_CALL:
                 self._end_run(&run)
-                conn._on_other(kind, frame, length)
+                conn._on_other(kind, frame + FRAME_HEADER_BYTES, length)
                 continue
-            code = c_decode_header(frame, length, &header)
+            code = c_decode_header(frame + FRAME_HEADER_BYTES, length, &header)
             if code != ERROR_NONE:
                 self._end_run(&run)
                 raise_frame_error(code, c_error_offset(code, length))
-            if self._router is not None:
-                self._end_run(&run)  # it may do anything
-            self._find_route(&header, from_node, &memo, &route)
-            if route.action != ACTION_LOCAL:
-                self._relay(&route, from_node, frame, length, &run)
+            if (
+                run.bytes != 0
+                and run.kind == header.kind
+                and run.key == route_key(&header)
+                and run.start + run.bytes == frame
+                and run.bytes + total <= run.room
+                and run.bytes < run.queue_room
+                and length <= run.max_length
+                and header.ttl > 1
+            ):
+                frame[FRAME_HEADER_BYTES + 1] -= 1
+                run.bytes += total
+                run.frames += 1
                 continue
             self._end_run(&run)
+            self._find_route(&header, from_node, &route)
+            if route.action != ACTION_LOCAL:
+                hop = self._next_hop(&route, from_node, header.ttl, length)
+                if hop != NULL:
+                    self._begin_run(&run, hop, &header, frame, total)
+                continue
             self._deliver(
                 kind,
                 conn,
                 new_message(
-                    PyBytes_FromStringAndSize(<char*>frame + header.size, length - header.size),
+                    PyBytes_FromStringAndSize(
+                        <char*>frame + FRAME_HEADER_BYTES + header.size, length - header.size
+                    ),
                     &header,
                     from_node,
                     False,
@@ -520,16 +534,14 @@ cdef class Switch(Hub):
         """Deliver, relay or drop one large MESSAGE or CALL; its payload is not copied."""
         cdef header_t next_header = header[0]
         cdef route_t route
-        cdef memo_t memo
         cdef Connection hop
         cdef PyObject* found
         cdef uint32_t length = header.size + <uint32_t>PyBytes_GET_SIZE(payload)
-        memo_clear(&memo)
-        self._find_route(header, conn.remote_node_id, &memo, &route)
+        self._find_route(header, conn.remote_node_id, &route)
         if route.action == ACTION_LOCAL:
             message = new_message(payload, header, conn.remote_node_id, False)
             return self._deliver(kind, conn, message)
-        found = self._next_hop(&route, conn.remote_node_id, header.ttl, length, NULL)
+        found = self._next_hop(&route, conn.remote_node_id, header.ttl, length)
         if found == NULL:
             return 0
         hop = <Connection>found
@@ -540,28 +552,19 @@ cdef class Switch(Hub):
     # -- routing -----------------------------------------------------------------------------------
 
     cdef int _find_route(
-        self, const header_t* header, uint32_t from_node, memo_t* memo, route_t* route
+        self, const header_t* header, uint32_t from_node, route_t* route
     ) except -1:
-        """Answer where a message goes; asks the table only when the memo does not know."""
-        cdef RouteTable table = self._table
-        cdef uint32_t key
+        """Answer where a message goes."""
         if header.kind == ROUTE_DIRECT:
             route.action = ACTION_LOCAL
-            return 0
-        if table is None:
-            return self._ask_router(header, route)
-        key = header.to_service if header.kind == ROUTE_SERVICE else header.argument
-        if memo.kind != header.kind or memo.key != key or memo.version != table._version:
-            memo.kind = header.kind
-            memo.key = key
-            memo.version = table._version
-            if header.kind == ROUTE_NODE:
-                memo.route = table.c_path_to_node(key, from_node)
-            elif header.kind == ROUTE_KEY:
-                memo.route = table.c_path_to_key(key, from_node)
-            else:
-                memo.route = table.c_path_to_service(<uint8_t>key, from_node)
-        route[0] = memo.route
+        elif self._table is None:
+            self._ask_router(header, route)
+        elif header.kind == ROUTE_NODE:
+            route[0] = self._table.c_path_to_node(header.argument, from_node)
+        elif header.kind == ROUTE_KEY:
+            route[0] = self._table.c_path_to_key(header.argument, from_node)
+        else:
+            route[0] = self._table.c_path_to_service(header.to_service, from_node)
         return 0
 
     cdef int _ask_router(self, const header_t* header, route_t* route) except -1:
@@ -587,17 +590,11 @@ cdef class Switch(Hub):
         return 0
 
     cdef PyObject* _next_hop(
-        self,
-        const route_t* route,
-        uint32_t from_node,
-        uint8_t ttl,
-        uint32_t length,
-        const run_t* run,
+        self, const route_t* route, uint32_t from_node, uint8_t ttl, uint32_t length
     ) except? NULL:
         """Return the link to relay over, borrowed, or count the drop and return NULL."""
         cdef PyObject* found
         cdef Connection hop
-        cdef size_t waiting
         cdef int drop
         if route.action != ACTION_NEXT:
             drop = DROPPED_ROUTER_ERROR if route.action == ROUTER_ERROR else DROPPED_NO_ROUTE
@@ -610,12 +607,9 @@ cdef class Switch(Hub):
             found = self._find(route.conn)
             if found != NULL and (<Connection>found).state == OPEN:
                 hop = <Connection>found
-                waiting = hop._queued()
-                if run != NULL and run.bytes != 0 and run.hop == found:
-                    waiting += run.bytes
                 if length > hop.max_frame_bytes:
                     drop = DROPPED_TOO_BIG
-                elif waiting < self.write_high_bytes:
+                elif queued(hop) < self.write_high_bytes:
                     return found
                 else:
                     drop = DROPPED_RELAY_QUEUE_FULL
@@ -623,36 +617,22 @@ cdef class Switch(Hub):
         self._counts[drop] += 1
         return NULL
 
-    cdef int _relay(
-        self,
-        const route_t* route,
-        uint32_t from_node,
-        uint8_t* body,
-        uint32_t length,
-        run_t* run,
+    cdef int _begin_run(
+        self, run_t* run, PyObject* hop, const header_t* header, uint8_t* frame, uint32_t n
     ) except -1:
-        """Relay or drop one frame: it joins the run, or ends it and begins another."""
-        cdef uint8_t* frame = body - FRAME_HEADER_BYTES
-        cdef size_t n = FRAME_HEADER_BYTES + length
-        cdef PyObject* hop = self._next_hop(route, from_node, body[1], length, run)
-        if hop == NULL:
-            return 0
-        body[1] -= 1
-        if (
-            run.bytes != 0
-            and run.hop == hop
-            and run.start + run.bytes == frame
-            and run.bytes + n <= run.room
-        ):
-            run.bytes += n
-            run.frames += 1
-            return 0
-        self._end_run(run)
+        """Make a run of the first frame that goes this way."""
+        cdef Connection conn = <Connection>hop
+        frame[FRAME_HEADER_BYTES + 1] -= 1
         run.hop = hop
         run.start = frame
         run.bytes = n
         run.frames = 1
-        run.room = queue_room(&(<Connection>hop)._data, n)
+        run.room = queue_room(&conn._data, n)
+        run.queue_room = self.write_high_bytes - queued(conn)
+        run.max_length = conn.max_frame_bytes
+        # The answers of a router of the caller's may change with each message: -1 fits none.
+        run.kind = header.kind if self._table is not None else -1
+        run.key = route_key(header)
         return 0
 
     cdef int _end_run(self, run_t* run) except -1:

@@ -355,6 +355,7 @@ class Connection(Source):
                     break
                 start = position + wire.FRAME_HEADER_BYTES
                 position += self._need
+                self._need = 0
                 self._on_frame(word >> 24, bytes(memoryview(buffer)[start:position]))
         finally:
             del buffer[:position]

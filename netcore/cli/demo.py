@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import netcore
 from netcore import _backend
 
@@ -27,6 +29,8 @@ def run_demo(settings: Settings, *, plain: bool) -> int:
         CommandError: It could not be run to its end.
     """
     backend = _choose_backend(settings.backend)
+    if settings.freeze and not hasattr(signal, "SIGSTOP"):
+        raise CommandError("this system cannot freeze a process")
     with Screen(plain=plain) as screen:
         screen.say(
             f"netcore {netcore.__version__} demo: {backend} kernels, TCP on this machine, "

@@ -137,7 +137,8 @@ def account(
 def _counter_problems(
     counts: Sequence[NodeCount], by_stamp: dict[Stamp, Sent], arrivals: Sequence[Received]
 ) -> list[str]:
-    sent, delivered = Counter(s.origin for s in by_stamp.values()), Counter(r.node for r in arrivals)
+    sent = Counter(origin for origin, _ in by_stamp)
+    delivered = Counter(arrival.node for arrival in arrivals)
     problems = []
     for count in counts:
         node = count.node_id

@@ -118,6 +118,7 @@ class Worker:
 
     def last_words(self) -> str:
         """Return how it ended, and the end of what it wrote to stderr."""
+        self.hang_up()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(CLOSE_TIMEOUT_S)
         self._threads[1].join(CLOSE_TIMEOUT_S)
@@ -125,11 +126,11 @@ class Worker:
         return "\n".join([f"the process of node {self.node_id} ended ({code})", *self._last_words])
 
     def _read_events(self, lines: Iterable[bytes]) -> None:
-        for line in lines:
-            try:
+        try:
+            for line in lines:
                 self._told.put(Told(self.node_id, decode_event(line)))
-            except ValueError as exc:
-                self._last_words.append(str(exc))
+        except ValueError as exc:  # as bad as if it had died
+            self._last_words.append(str(exc))
         self._told.put(Ended(self.node_id))
 
     def _read_errors(self, lines: IO[bytes]) -> None:
@@ -194,12 +195,14 @@ class Cluster:
         Raises:
             DemoError: A worker ended that was not killed.
         """
-        with suppress(queue.Empty):
+        try:
             told = self._told.get(timeout=timeout_s)
-            if isinstance(told, Told):
-                return told
-            if told.node_id not in self.dead:
-                raise DemoError(self.workers[told.node_id].last_words())
+        except queue.Empty:
+            return None
+        if isinstance(told, Told):
+            return told
+        if told.node_id not in self.dead:
+            raise DemoError(self.workers[told.node_id].last_words())
         return None
 
     def close(self) -> None:

@@ -14,11 +14,11 @@ from .screen import Screen, Style
 __all__ = ["Director"]
 
 #: While something is waited for, every node is asked for a report this often.
-ASK_EVERY_S: Final = 0.02
+ASK_EVERY_S: Final = 0.01
 REDRAW_EVERY_S: Final = 0.2
 #: Any single step takes milliseconds; a step that takes longer than this will never be done.
 STEP_TIMEOUT_S: Final = 20.0
-#: Sends a relay every so many silent seconds to a user without a terminal.
+#: Whoever has no terminal gets a line at least this often.
 SIGN_OF_LIFE_S: Final = 2.0
 
 

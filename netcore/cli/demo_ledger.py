@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final, final
 
 from netcore.stats import DROP_COUNTERS
@@ -84,7 +85,7 @@ class Ledger:
             if (arrival.origin, arrival.node) == (origin, node)
             and since_us - BEFORE_US <= arrival.at_us <= until_us
         )
-        return max((b - a for a, b in zip(times, times[1:], strict=False)), default=0)
+        return max((b - a for a, b in pairwise(times)), default=0)
 
     # -- routes ------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import json
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 __all__ = [
     "Event",
@@ -155,9 +155,19 @@ def decode_event(line: str | bytes) -> Event:
     """
     try:
         ((kind, fields),) = json.loads(line).items()
-        return _DECODERS[kind](fields)
+        return _decode(kind, fields)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise ValueError(f"not an event of the demo: {line[:80]!r}") from exc
+
+
+def _decode(kind: str, fields: dict[str, Any]) -> Event:
+    if kind == "Listening":
+        return Listening(**fields)
+    if kind == "Linked":
+        return Linked(**fields)
+    if kind == "Report":
+        return _decode_report(fields)
+    raise ValueError(kind)
 
 
 # JSON knows neither tuples nor keys that are numbers; these functions give both back.
@@ -181,10 +191,3 @@ def _decode_sent(
 
 def _paths(value: Mapping[str, Sequence[int]]) -> dict[int, tuple[int, ...]]:
     return {int(node): tuple(path) for node, path in value.items()}
-
-
-_DECODERS = {
-    "Listening": lambda fields: Listening(**fields),
-    "Linked": lambda fields: Linked(**fields),
-    "Report": lambda fields: _decode_report(cast("dict[str, Any]", fields)),
-}

@@ -15,6 +15,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, final
 
 from .demo_accounting import Kill, NodeCount, Verdict, account
@@ -123,33 +124,34 @@ class Scenario:
         self._director.wait("all nodes to listen", lambda: len(addrs) == len(NODES))
 
     def _make_line(self) -> None:
-        line = list(zip(NODES, NODES[1:], strict=False))
+        line = list(pairwise(NODES))
         for link in line:
             self._dial(*link)
-        self._director.wait("the links of the line", lambda: self._is_linked(line))
-        took_s = self._director.wait(
+        links_s = self._director.wait("the links of the line", lambda: self._is_linked(line))
+        routes_s = self._director.wait(
             "routes", lambda: self._ledger.knows_all_ways(NODES) and self._know_archive()
         )
         self._director.say(
-            f"linked in a line; {1_000 * took_s:.0f} ms later every node has a way to every other"
+            f"linked in a line; {1_000 * (links_s + routes_s):.0f} ms after the first dial "
+            "every node has a way to every other"
         )
 
     def _run_line(self) -> None:
         self._director.say("traffic starts: by node id, by key, by service, locally, and calls")
         self._start_traffic(NODES)
         self._director.watch(self._settings.seconds * 0.3)
-        self._director.wait("messages from end to end", lambda: self._end_to_end() == len(NODES) - 1)
-        self._tell_round_trips(f"{hops_text(len(NODES) - 1)} from end to end")
+        hops = len(NODES) - 1
+        self._director.wait("messages from end to end", lambda: self._end_to_end() == hops)
+        self._tell_round_trips(f"{hops_text(hops)} from end to end")
 
     def _add_shortcut(self) -> None:
-        self._ledger.round_trips.clear()
-        self._dial(*SHORTCUT)
-        self._director.wait("the shortcut", lambda: self._is_linked([SHORTCUT]))
-        took_s = self._director.wait("a shorter way", lambda: self._end_to_end() == 2)
         a, b = SHORTCUT
+        self._dial(a, b)
+        took_s = self._director.wait("a shorter way", lambda: self._end_to_end() == 2)
+        self._ledger.round_trips.clear()
         self._director.say(
-            f"shortcut {a} - {b} is up; {1_000 * took_s:.0f} ms later messages from node {FIRST} "
-            f"to node {LAST} take {hops_text(2)} instead of {hops_text(len(NODES) - 1)}"
+            f"node {a} dialled node {b}; {1_000 * took_s:.0f} ms later messages from node {FIRST} "
+            f"to node {LAST} take {hops_text(2)}"
         )
         self._director.watch(self._settings.seconds * 0.3)
         self._tell_round_trips("with the shortcut")
@@ -278,8 +280,8 @@ class Scenario:
         if not noticed:
             raise DemoError(f"no neighbour noticed that node {self._relay} died")
         self._director.say(
-            f"its links were closed after {max(noticed):.1f} ms, and within "
-            f"{(healed_us - killed_us) / 1_000:.0f} ms no node had a way over it any more"
+            f"after {(healed_us - killed_us) / 1_000:.0f} ms no node had a way over node "
+            f"{self._relay} any more (its links closed after {max(noticed):.1f} ms)"
         )
 
     def _tell_gap(

@@ -85,9 +85,7 @@ class Worker:
             self._tell,
         )
         behaviors = [self._traffic, *self._archive(node_id in setup["archives"])]
-        self.node = Node(
-            node_id, behaviors, router=router, secret=setup["secret"], backend=backend
-        )
+        self.node = Node(node_id, behaviors, router=router, secret=setup["secret"], backend=backend)
         self._agent = self.node.agent(TRAFFIC)
         self._commands: dict[str, Callable[..., None]] = {
             "dial": self._dial,

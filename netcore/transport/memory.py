@@ -97,7 +97,7 @@ class MemoryChannel:
         self._target = target
         self._arm()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take some of ``data`` and return how much.
 
         After less than all of it ``channel_writable`` tells when to go on.

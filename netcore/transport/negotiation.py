@@ -13,10 +13,10 @@ Facts first:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 from ..errors import DestinationNotFound, HandshakeTimeout
-from ..handshake import Accepted, Initiator, Responder
+from ..handshake import Accepted, Failed, Initiator, Responder
 
 if TYPE_CHECKING:
     from ..address import Endpoint
@@ -196,12 +196,12 @@ class Negotiation:
         result = self._machine.result
         if isinstance(result, Accepted):
             self._hand_over(result)
-        elif result is not None:
-            if spoke:
-                self.stream.finish()
-            else:
-                self.stream.close()
-            self._sink.failed(self, result.error)
+            return
+        if spoke:
+            self.stream.finish()
+        else:
+            self.stream.close()
+        self._sink.failed(self, cast(Failed, result).error)
 
     def _hand_over(self, accepted: Accepted) -> None:
         try:

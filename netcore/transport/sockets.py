@@ -107,10 +107,9 @@ class SocketStream:
 
     def close(self) -> None:
         """Close now. Idempotent."""
-        if self._sock is not None:
-            sock = self.detach().sock
-            if sock is not None:
-                sock.close()
+        sock = self.detach().sock
+        if sock is not None:
+            sock.close()
 
     def detach(self) -> Detached:
         """Hand over the socket and know nothing of it any more."""
@@ -191,14 +190,16 @@ class _Connecting:
         self._sock = sock
         self._address = address
         self._remote = remote
-        self._on_result: Callable[[Stream | OSError], None] | None = on_result
+        self._on_result = on_result
+        self._done = False
         self._source: kernels.Source | None = None
         self._timer: kernels.Timer | None = None
         self._try()
 
     def cancel(self) -> None:
         """Stop; without effect once the result was reported."""
-        if self._release() is not None:
+        if not self._done:
+            self._end()
             self._transport.forget(self._sock)
             self._sock.close()
 
@@ -223,24 +224,21 @@ class _Connecting:
         self._report(_error(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
 
     def _report(self, error: OSError | None) -> None:
-        on_result = self._release()
-        if on_result is None:
-            return
+        self._end()
         if error is None:
-            on_result(SocketStream(self._transport, self._sock, self._remote))
+            self._on_result(SocketStream(self._transport, self._sock, self._remote))
         else:
             self._transport.forget(self._sock)
             self._sock.close()
-            on_result(error)
+            self._on_result(error)
 
-    def _release(self) -> Callable[[Stream | OSError], None] | None:
-        on_result, self._on_result = self._on_result, None
+    def _end(self) -> None:
+        self._done = True
         if self._source is not None:
             self._loop.remove(self._source)
         if self._timer is not None:
             self._timer.cancel()
         self._source = self._timer = None
-        return on_result
 
 
 def _error(code: int) -> OSError | None:

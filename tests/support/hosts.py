@@ -1,4 +1,4 @@
-"""A node as the transports see it, on a real loop, and the little world that a test builds of them."""
+"""A node as the transports see it, on a real loop, and a little world of such nodes."""
 
 from __future__ import annotations
 

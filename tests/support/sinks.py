@@ -236,9 +236,7 @@ def to_key(key: int, payload: bytes = b"") -> bytes:
 
 def to_service(service: int, payload: bytes = b"") -> bytes:
     """Return a frame with a message of service 1 to the nearest one offering a service."""
-    return frame(
-        wire.KIND_MESSAGE, bytes([0x10, 64, 1, service, 0, 0, 0, 0]) + _word(0) + payload
-    )
+    return frame(wire.KIND_MESSAGE, bytes([0x10, 64, 1, service, 0, 0, 0, 0]) + _word(0) + payload)
 
 
 def _word(number: int) -> bytes:

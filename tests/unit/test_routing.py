@@ -575,6 +575,62 @@ def test_dump_is_plain_data_with_every_candidate() -> None:
     ]
 
 
+# -- any order of events --------------------------------------------------------------------------
+
+
+def random_step(rnd: Random, router: LayeredRouter, nodes: list[int]) -> None:
+    """Do anything that a router may be asked to take in."""
+    at = rnd.randrange(12)
+    conn, node = at + 1, nodes[at % 6]  # two parallel links to each neighbour
+    link = Metric(rnd.randrange(5), (node,), rnd.choice([0, 0, 10, 1000]))
+
+    def entry() -> Metric:
+        hops = tuple(rnd.choices(nodes, k=rnd.randrange(4)))
+        return Metric(rnd.randrange(5), hops, rnd.choice([0, 0, 10, 1000]))
+
+    action = rnd.random()
+    if action < 0.2:
+        router.set_direct(conn, node, link)
+    elif action < 0.3:
+        router.del_direct(conn)
+    elif action < 0.4:
+        rnd.choice([router.register_service, router.unregister_service])(rnd.randrange(3))
+    elif action < 0.6:
+        layers = tuple({rnd.randrange(8): entry() for _ in range(rnd.randrange(8))} for _ in "0123")
+        services = {rnd.randrange(3): entry() for _ in range(rnd.randrange(3))}
+        router.apply_sync(conn, node, link, RouterSync(layers, services))
+    else:
+        changes = {
+            rnd.randrange(8) | rnd.randrange(5) << 8: rnd.choice([None, entry()])
+            for _ in range(rnd.randrange(6))
+        }
+        router.apply_changes(conn, node, link, changes)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_router_is_consistent_after_any_order_of_events(seed: int) -> None:
+    rnd = Random(seed)
+    nodes = [2, 3, 4, 0x0105, 0x020006, 0x03000007, 8, 9]
+    router = LayeredRouter(1)
+    for _ in range(200):
+        before = router.announcements(8), router.announcements(0x0105)
+        router.take_changes()
+        random_step(rnd, router, nodes)
+        router.check()
+        after = router.announcements(8), router.announcements(0x0105)
+        changed = router.take_changes()
+        for old, new in zip(before, after, strict=True):
+            places = old.keys() | new.keys()
+            assert {place for place in places if old.get(place) != new.get(place)} <= changed
+
+
+def test_check_finds_a_table_that_was_changed_by_somebody_else() -> None:
+    router = router_a()
+    router.table.clear_next(0, B)
+    with pytest.raises(AssertionError):
+        router.check()
+
+
 # -- networks -------------------------------------------------------------------------------------
 
 
@@ -624,7 +680,7 @@ def test_random_network_without_a_link_forgets_it_and_settles_again(seed: int) -
     net.settle(rnd)
     reached = {node: set(net.scores([node])) for node in net.links}
     for node, router in net.routers.items():
-        router.table.check()
+        router.check()
         for dest in net.links:
             if dest != node:
                 assert (router.next(dest) is not None) == (node in reached[dest])
