@@ -126,16 +126,22 @@ class Host:
         self._incoming.pop(conn_id, None)
         self._dials.pop(conn_id, None)
         detached = negotiation.stream.detach()
-        conn = self.plane.switch.add_connection(
-            conn_id,
-            accepted.peer.node_id,
-            sock=detached.sock,
-            channel=detached.channel,
-            records=accepted.records,
-            max_frame_bytes=accepted.peer.max_frame_bytes,
-            unsent=detached.unsent,
-            rest=accepted.rest,
-        )
+        try:
+            conn = self.plane.switch.add_connection(
+                conn_id,
+                accepted.peer.node_id,
+                sock=detached.sock,
+                channel=detached.channel,
+                records=accepted.records,
+                max_frame_bytes=accepted.peer.max_frame_bytes,
+                unsent=detached.unsent,
+                rest=accepted.rest,
+            )
+        except BaseException:  # nobody else owns the stream now
+            stream = detached.sock or detached.channel
+            if stream is not None:
+                stream.close()
+            raise
         remote = "" if negotiation.remote is None else str(negotiation.remote)
         self.plane.handle_connected(conn, accepted.peer, remote, negotiation.rtt_ms)
 

@@ -11,6 +11,7 @@ Facts first:
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -460,10 +461,8 @@ class Connection(Source):
         reason = text.encode()[: wire.MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
         body = code.to_bytes(2, "big") + reason
         frame = _FRAME.pack(wire.KIND_CLOSE << 24 | len(body)) + body
-        try:
+        with contextlib.suppress(OSError):  # it is gone already
             self._write(self._records.seal(frame) if self._records is not None else frame)
-        except OSError:
-            pass  # it is gone already
 
     def _finish(self, code: int, text: str) -> None:
         """Give everything back and say so, once."""

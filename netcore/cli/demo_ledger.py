@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Final, final
+from typing import final
 
 from netcore.stats import DROP_COUNTERS
 
@@ -13,9 +13,6 @@ from .demo_accounting import NodeCount
 from .demo_records import Linked, Received, Report, Sent
 
 __all__ = ["Ledger"]
-
-#: Where a gap begins: this long before the kill a flow is still looked at.
-BEFORE_US: Final = 100_000
 
 
 @final
@@ -26,6 +23,7 @@ class Ledger:
         reports: The last one of each node.
         sent: Stamp -> message, of all nodes.
         received: Of all nodes.
+        rerouted_us: When a node last reported other ways than before.
         links: (node, link event), in order.
         round_trips: (caller, hops) -> microseconds, since they were last cleared.
     """
@@ -34,6 +32,7 @@ class Ledger:
         self.reports: dict[int, Report] = {}
         self.sent: dict[tuple[int, int], Sent] = {}
         self.received: list[Received] = []
+        self.rerouted_us = 0
         self.links: list[tuple[int, Linked]] = []
         self.round_trips: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         self._missing: dict[tuple[int, int], Sent] = {}
@@ -41,6 +40,9 @@ class Ledger:
 
     def take(self, node_id: int, report: Report) -> None:
         """Take a report in."""
+        before = self.reports.get(node_id)
+        if before is None or before.paths != report.paths:
+            self.rerouted_us = report.at_us
         self.reports[node_id] = report
         for message in report.sent:
             stamp = (message.origin, message.number)
@@ -77,13 +79,13 @@ class Ledger:
                     return arrival.hops
         return None
 
-    def longest_silence_us(self, origin: int, node: int, since_us: int, until_us: int) -> int:
-        """Return the longest time between two arrivals of a flow around a moment."""
+    def longest_silence_us(self, origin: int, node: int, from_us: int, until_us: int) -> int:
+        """Return the longest time between two arrivals of a flow, within these bounds."""
         times = sorted(
             arrival.at_us
             for arrival in self.received
             if (arrival.origin, arrival.node) == (origin, node)
-            and since_us - BEFORE_US <= arrival.at_us <= until_us
+            and from_us <= arrival.at_us <= until_us
         )
         return max((b - a for a, b in pairwise(times)), default=0)
 
@@ -94,16 +96,11 @@ class Ledger:
         report = self.reports.get(origin)
         return () if report is None else report.paths.get(node, ())
 
-    def pairs_over(self, relay: int, members: Iterable[int]) -> list[tuple[int, int]]:
-        """Return the pairs of nodes that use a relay in both directions, the longest way first."""
+    def flows_over(self, relay: int, members: Iterable[int]) -> list[tuple[int, int]]:
+        """Return who sends to whom over a relay, the longest way first."""
         nodes = [node for node in members if node != relay]
-        pairs = [
-            (a, b)
-            for a in nodes
-            for b in nodes
-            if a < b and relay in self.path(a, b) and relay in self.path(b, a)
-        ]
-        return sorted(pairs, key=lambda pair: len(self.path(*pair)), reverse=True)
+        flows = [(a, b) for a in nodes for b in nodes if relay in self.path(a, b)]
+        return sorted(flows, key=lambda flow: len(self.path(*flow)), reverse=True)
 
     def knows_all_ways(self, members: Iterable[int], without: int | None = None) -> bool:
         """Return whether every member knows a way to every other, not over one node."""
@@ -119,6 +116,14 @@ class Ledger:
             for peer in report.peers
             if node < peer and peer in self.reports and node in self.reports[peer].peers
         }
+
+    def links_closed(self, node_id: int, since_us: int) -> list[int]:
+        """Return when the neighbours of a node lost their links to it."""
+        return [
+            event.at_us
+            for _, event in self.links
+            if event.peer == node_id and not event.up and event.at_us >= since_us
+        ]
 
     # -- counters ----------------------------------------------------------------------------------
 
@@ -137,6 +142,15 @@ class Ledger:
             )
             for node, report in sorted(self.reports.items())
         ]
+
+    def drops(self) -> dict[tuple[int, str], int]:
+        """Return the drops that happened, by node and the name of the counter."""
+        return {
+            (node, name): report.stats[name]
+            for node, report in sorted(self.reports.items())
+            for name in DROP_COUNTERS
+            if report.stats[name]
+        }
 
     def progress(self, members: Iterable[int]) -> tuple[int, int, int]:
         """Return what changes as long as something is under way: sent, received, open calls."""

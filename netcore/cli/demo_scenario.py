@@ -5,9 +5,9 @@
     1 --- 2 --- 3 --- 4 --- 5 --- 6
           +-----------------------+        the shortcut, dialled later
 
-With the shortcut, nodes 2 to 6 form a ring of five. In a ring of odd length there is one shortest
-way between any two nodes, so it is known beforehand who uses which relay, and every relay in it
-can die without cutting anybody off.
+With the shortcut, nodes 2 to 6 form a ring. In a ring of odd length there is exactly one shortest
+way between any two nodes, so as long as all links are equally fast everybody knows who uses which
+relay, and any of 3, 4 and 5 can die without cutting anybody off.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from itertools import pairwise
 from typing import Final, final
 
 from .demo_accounting import Kill, NodeCount, Verdict, account
-from .demo_cluster import Cluster, DemoError
+from .demo_cluster import Cluster
 from .demo_director import Director
 from .demo_ledger import Ledger
 from .demo_records import now_us
-from .demo_table import hops_text, node_table, picture, round_trips, sums
+from .demo_table import drop_reasons, hops_text, node_table, picture, round_trips, sums
 from .screen import Screen
 
 __all__ = ["Scenario", "Settings"]
@@ -40,8 +40,12 @@ ARCHIVES: Final = (FIRST, LAST)
 ROUND_MS: Final = 20
 #: Between two messages of the flow that is watched when the relay dies.
 STREAM_MS: Final = 2
+#: How long before its death the silence of that flow is looked for.
+STREAM_LEAD_US: Final = 50_000
 #: A message is on its way for a few milliseconds; on a loaded machine for longer.
 IN_FLIGHT_US: Final = 500_000
+#: The relay dies when nobody has changed a route for this long.
+CALM_ROUTES_US: Final = 300_000
 #: After the traffic has ended, this many reports in a row must be the same.
 QUIET_REPORTS: Final = 5
 QUIET_S: Final = 0.05
@@ -82,6 +86,8 @@ class Scenario:
         self._cluster = cluster
         self._ledger = Ledger()
         self._relay: int | None = None
+        self._killed_us = 0
+        self._watched: dict[tuple[int, int], tuple[int, ...]] = {}
         self._director = Director(
             cluster, self._ledger, screen, settings.deadline_s, self._draw, self._status
         )
@@ -96,10 +102,11 @@ class Scenario:
         self._make_line()
         self._run_line()
         self._add_shortcut()
-        relay, pair = self._choose_relay()
+        relay = self._choose_relay()
         self._retire(relay)
-        kill = self._kill(relay, pair)
+        kill = self._kill(relay)
         self._end_traffic()
+        self._tell_gaps(kill)
         verdict = account(
             self._ledger.counts(), self._ledger.sent.values(), self._ledger.received, kill
         )
@@ -156,17 +163,14 @@ class Scenario:
         self._director.watch(self._settings.seconds * 0.3)
         self._tell_round_trips("with the shortcut")
 
-    def _choose_relay(self) -> tuple[int, tuple[int, int]]:
-        """Return a node to kill and two nodes that talk to each other through it."""
-        found: list[tuple[int, tuple[int, int]]] = []
+    def _choose_relay(self) -> int:
+        """Return the node to kill: one that others need at the moment."""
 
-        def find() -> bool:
-            for relay in RELAYS:
-                found.extend((relay, pair) for pair in self._ledger.pairs_over(relay, NODES))
-            return bool(found)
+        def in_use() -> list[int]:
+            return [relay for relay in RELAYS if self._ledger.flows_over(relay, NODES)]
 
-        self._director.wait("a relay in use", find)
-        return found[0]
+        self._director.wait("a relay in use", lambda: bool(in_use()))
+        return in_use()[0]
 
     def _retire(self, relay: int) -> None:
         """Make a node relay only, so that nobody but itself has to know what it sent and got."""
@@ -176,33 +180,55 @@ class Scenario:
         self._director.wait(
             f"what is under way to and from node {relay}", lambda: not self._ledger.missing(relay)
         )
+        self._director.wait("calm routes", lambda: self._is_calm(relay))
         self._director.ask_all()
 
-    def _kill(self, relay: int, pair: tuple[int, int]) -> Kill:
-        before = {flow: self._ledger.path(*flow) for flow in (pair, pair[::-1])}
-        for origin, to in before:
-            self._cluster.tell(origin, "stream", to=to, every_ms=STREAM_MS)
-        self._director.watch(self._settings.seconds * 0.1)
-        killed_us = now_us()
-        if self._settings.freeze:
-            self._director.say(f"node {relay} hangs (SIGSTOP): its links stay open", "bad")
-            self._cluster.freeze(relay)
-        else:
-            self._director.say(f"node {relay} is killed (SIGKILL)", "bad")
-            self._cluster.kill(relay)
+    def _is_calm(self, relay: int) -> bool:
+        is_calm = now_us() - self._ledger.rerouted_us > CALM_ROUTES_US
+        return is_calm and bool(self._ledger.flows_over(relay, NODES))
+
+    def _kill(self, relay: int) -> Kill:
+        """Kill a node; wait until the others have found their ways around it."""
+        neighbours = [link for link in self._ledger.links_now() if relay in link]
+        self._watch_flows(relay)
+        killed_us = self._killed_us = now_us()
+        self._strike(relay)
         self._director.wait(
-            "the other way", lambda: self._ledger.knows_all_ways(NODES, without=relay)
+            "the other ways", lambda: self._ledger.knows_all_ways(NODES, without=relay)
         )
         healed_us = max(self._ledger.reports[node].at_us for node in self._cluster.living)
         self._cluster.kill(relay)
+
+        def closed() -> list[int]:
+            return self._ledger.links_closed(relay, killed_us)
+
+        self._director.wait("its links to close", lambda: len(closed()) >= len(neighbours))
+        self._director.say(
+            f"{(healed_us - killed_us) / 1_000:.0f} ms later no node has a way over node {relay} "
+            f"any more (its links closed after {(max(closed()) - killed_us) / 1_000:.1f} ms)"
+        )
         self._director.watch(self._settings.seconds * 0.3)
-        self._director.ask_all()
-        self._tell_healing(killed_us, healed_us)
-        for flow, path in before.items():
-            self._tell_gap(flow, path, killed_us, healed_us)
         return Kill(
             node_id=relay, from_us=killed_us - IN_FLIGHT_US, until_us=healed_us + IN_FLIGHT_US
         )
+
+    def _watch_flows(self, relay: int) -> None:
+        """Let two nodes that need the relay talk to each other without a pause."""
+        flows = self._ledger.flows_over(relay, NODES)
+        longest = next((flow for flow in flows if flow[::-1] in flows), flows[0])
+        watched = [flow for flow in (longest, longest[::-1]) if flow in flows]
+        self._watched = {flow: self._ledger.path(*flow) for flow in watched}
+        for origin, to in watched:
+            self._cluster.tell(origin, "stream", to=to, every_ms=STREAM_MS)
+        self._director.watch(self._settings.seconds * 0.1)
+
+    def _strike(self, relay: int) -> None:
+        if self._settings.freeze:
+            self._cluster.freeze(relay)
+            self._director.say(f"node {relay} hangs (SIGSTOP): its links stay open", "bad")
+        else:
+            self._cluster.kill(relay)
+            self._director.say(f"node {relay} is killed (SIGKILL)", "bad")
 
     def _end_traffic(self) -> None:
         for node in self._cluster.living:
@@ -215,15 +241,17 @@ class Scenario:
             self._director.ask_all()
             now = self._ledger.progress(self._cluster.living)
             same, before = (same + 1, now) if now == before and now[2] == 0 else (0, now)
+        self._director.say("traffic has ended, nothing is under way any more")
 
     def _conclude(self, verdict: Verdict) -> None:
-        self._director.say("traffic has ended, nothing is under way any more")
         self._screen.close()
         dead = self._cluster.dead
         self._screen.say()
         self._screen.say("\n".join(picture(NODES, self._ledger.links_now() - self._gone(), dead)))
         self._screen.say("\n".join(node_table(self._ledger.counts(), dead)))
         self._screen.say(f"  * until it was killed\n\n{sums(verdict, self._relay)}", "bold")
+        if verdict.dropped:
+            self._screen.say(f"dropped: {drop_reasons(self._ledger.drops())}")
         if verdict.ok:
             self._screen.say("the sums agree, and only the killed node cost messages", "good")
         for problem in verdict.problems:
@@ -271,30 +299,15 @@ class Scenario:
         trips = round_trips(self._ledger.round_trips, FIRST)
         self._director.say(f"{where}; calls of node {FIRST} took (median): {trips}")
 
-    def _tell_healing(self, killed_us: int, healed_us: int) -> None:
-        noticed = [
-            (event.at_us - killed_us) / 1_000
-            for _, event in self._ledger.links
-            if event.peer == self._relay and not event.up and event.at_us >= killed_us
-        ]
-        if not noticed:
-            raise DemoError(f"no neighbour noticed that node {self._relay} died")
-        self._director.say(
-            f"after {(healed_us - killed_us) / 1_000:.0f} ms no node had a way over node "
-            f"{self._relay} any more (its links closed after {max(noticed):.1f} ms)"
-        )
-
-    def _tell_gap(
-        self, flow: tuple[int, int], before: tuple[int, ...], killed_us: int, healed_us: int
-    ) -> None:
-        origin, to = flow
-        until_us = healed_us + IN_FLIGHT_US
-        silence_us = self._ledger.longest_silence_us(origin, to, killed_us, until_us)
-        lost = [m for m in self._ledger.missing() if (m.origin, m.to) == (origin, (to,))]
-        self._director.say(
-            f"node {origin} to {to}: over {_way(before)}, {silence_us / 1_000:.1f} ms of silence, "
-            f"{len(lost)} lost, then over {_way(self._ledger.path(origin, to))}"
-        )
+    def _tell_gaps(self, kill: Kill) -> None:
+        for (origin, to), before in self._watched.items():
+            begin_us = self._killed_us - STREAM_LEAD_US
+            silence_us = self._ledger.longest_silence_us(origin, to, begin_us, kill.until_us)
+            lost = [m for m in self._ledger.missing() if (m.origin, m.to) == (origin, (to,))]
+            self._director.say(
+                f"node {origin} to {to}: over {_way(before)}, then {silence_us / 1_000:.1f} ms of "
+                f"silence and {len(lost)} lost, then over {_way(self._ledger.path(origin, to))}"
+            )
 
 
 def _way(path: Sequence[int]) -> str:

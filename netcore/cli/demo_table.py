@@ -8,7 +8,7 @@ from typing import Final
 
 from .demo_accounting import NodeCount, Verdict
 
-__all__ = ["hops_text", "node_table", "picture", "round_trips", "sums"]
+__all__ = ["drop_reasons", "hops_text", "node_table", "picture", "round_trips", "sums"]
 
 _COLUMNS: Final = ("sent", "delivered", "relayed", "dropped", "refused")
 _STEP: Final = 6  # columns from one node to the next
@@ -69,6 +69,18 @@ def round_trips(samples: Mapping[tuple[int, int], Sequence[int]], caller: int) -
 def hops_text(hops: int) -> str:
     """Return "1 hop", "2 hops"."""
     return f"{hops} hop" if hops == 1 else f"{hops} hops"
+
+
+def drop_reasons(drops: Mapping[tuple[int, str], int]) -> str:
+    """Return how many were dropped where and why.
+
+    Args:
+        drops: (node, name of the counter) -> number.
+    """
+    return ", ".join(
+        f"{number} {name.removeprefix('dropped_').replace('_', ' ')} at node {node}"
+        for (node, name), number in drops.items()
+    )
 
 
 def sums(verdict: Verdict, killed: int | None) -> str:

@@ -36,6 +36,7 @@ class Cluster:
         now_ms: The time of all nodes.
         nodes: Every node ever added, also closed ones.
         frozen: Those that get no turns: silent, with their sockets open.
+        caught: Where interrupts that come out of a node go; None: out of ``settle``.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Cluster:
         self.now_ms = 1_000_000
         self.nodes: list[Node] = []
         self.frozen: set[Node] = set()
+        self.caught: list[BaseException] | None = None
         self._seed = seed * 1_000
 
     def add(
@@ -110,12 +112,17 @@ class Cluster:
                 return
         raise AssertionError("the nodes do not come to rest")
 
-    @staticmethod
-    def _turn(node: Node) -> bool:
+    def _turn(self, node: Node) -> bool:
         if node.closed:  # by what another node did in this round
             return False
         busy = node.next_deadline_ms() == 0
-        return node.poll(0) > 0 or busy
+        try:
+            return node.poll(0) > 0 or busy
+        except (KeyboardInterrupt, SystemExit) as exc:
+            if self.caught is None:
+                raise
+            self.caught.append(exc)
+            return True
 
     def advance(self, ms: int) -> None:
         """Let time pass: from one deadline of any node to the next."""

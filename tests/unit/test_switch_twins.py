@@ -357,9 +357,9 @@ class Script:
             args = (self.spoilt(rnd.choice(SERVICES)), *args)
         elif method == "send_to_conn":
             args = (rnd.choice((self.link(), 1, "x", None, self.link())), *args)
-        port = self.link() if rnd.random() < 0.5 else None
+        port = (self.link() if rnd.random() < 0.5 else None) or rnd.choice(SERVICES)
         options = self.options(to_service=method != "send_to_service")
-        return "port", (rnd.choice(SERVICES) if port is None else port, method, *args), options
+        return "port", (port, method, *args), options
 
     def sendable(self) -> object:
         rnd = self.rnd
