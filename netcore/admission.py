@@ -101,6 +101,7 @@ class Admission:
         self._links = links
         self._around = around
         self._held: dict[int, _Held] = {}
+        self._promised: set[int] = set()  # own dials whose AUTH is out: links any moment
         self.refused = 0
 
     def __len__(self) -> int:
@@ -112,11 +113,24 @@ class Admission:
         """Return why a dial must not go on, before it starts and again before its AUTH."""
         if node_id == self._node_id:
             return SelfConnect(f"node {node_id} is this node")
-        if len(self._links) >= self._max_links:
+        if self._is_full():
             return TooManyConnections(f"this node has {self._max_links} links (max_links)")
         if node_id is not None and not parallel and self._open_links(node_id):
             return AlreadyConnected(f"node {node_id}; parallel=True makes another link")
         return None
+
+    def refuse_auth(
+        self, conn_id: int, node_id: int | None, *, parallel: bool
+    ) -> OutgoingConnectionError | None:
+        """Return why a dial must not send its AUTH; if it may, room is kept until it has ended."""
+        self._promised.discard(conn_id)
+        error = self.refuse_dial(node_id, parallel=parallel)
+        if error is None:
+            self._promised.add(conn_id)
+        return error
+
+    def _is_full(self) -> bool:
+        return len(self._links) + len(self._promised) >= self._max_links
 
     # -- incoming ----------------------------------------------------------------------------------
 
@@ -136,8 +150,9 @@ class Admission:
         else:
             self._ask(attempt, peer)
 
-    def on_dial_ended(self) -> None:
+    def on_dial_ended(self, conn_id: int) -> None:
         """A dial of this node became a link or failed: look again at what waited for that."""
+        self._promised.discard(conn_id)
         for held in list(self._held.values()):
             if not held.probed:
                 self.decide(held.attempt)
@@ -169,7 +184,7 @@ class Admission:
         return self._around.is_dialing(peer.node_id)
 
     def _ask(self, attempt: Attempt, peer: PeerInfo) -> None:
-        if len(self._links) >= self._max_links:
+        if self._is_full():
             self._reject(attempt, wire.REJECT_TOO_MANY_CONNECTIONS, "")
             return
         attempt.answer()

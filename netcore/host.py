@@ -113,7 +113,9 @@ class Host:
         """Return why a dial that now knows its peer must not go on, or None."""
         peer = negotiation.peer
         node_id = None if peer is None else peer.node_id
-        return self.plane.admission.refuse_dial(node_id, parallel=negotiation.parallel)
+        return self.plane.admission.refuse_auth(
+            negotiation.conn_id, node_id, parallel=negotiation.parallel
+        )
 
     def decide(self, negotiation: Negotiation) -> None:
         """An incoming initiator was verified."""

@@ -431,7 +431,7 @@ class Plane:
         logger.debug("%s failed: %s", format_conn(conn_id), error)
         for behavior, agent in self._behaviors:
             self._hooks.run(behavior.on_outgoing_connection_error, agent, node_id, conn_id, error)
-        self.admission.on_dial_ended()
+        self.admission.on_dial_ended(conn_id)
         self.drain()
 
     # -- admission (Surroundings) ------------------------------------------------------------------
@@ -494,7 +494,7 @@ class Plane:
         for handler, handler_agent in list(link.handlers.values()):
             self._hooks.run(handler.on_opened, handler_agent)
         conn.start()
-        self.admission.on_dial_ended()
+        self.admission.on_dial_ended(conn.conn_id)
         self.drain()
 
     def _connect_behavior(

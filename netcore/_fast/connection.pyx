@@ -764,6 +764,8 @@ cdef class Connection(Source):
             self._sock.close()
         else:
             self._channel.close()
+        self._sock_fd = -1
+        self._channel = self._records = None  # a channel refers back to its target
         switch.c_forget(self)
         try:
             switch._sink.on_closed(self, reason[0], reason[1])

@@ -480,6 +480,7 @@ class Connection(Source):
             self._sock.close()
         else:
             cast(Channel, self._channel).close()
+        self._channel = self._records = None  # a channel refers back to its target
         switch._connections.pop(self.conn_id, None)
         try:
             switch._sink.on_closed(self, code, text)

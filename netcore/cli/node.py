@@ -128,7 +128,8 @@ def _listen(node: Node, addr: str) -> None:
 
 def _run(node: Node, options: NodeOptions, screen: Screen, agent: BehaviorAgent) -> int:
     for addr in node.addrs:
-        screen.say(f"node {node.node_id} ({node.backend}) listens at {addr}")
+        # In the first turn: who reads it may send a signal, which only then ends the node well.
+        node.post(screen.say, f"node {node.node_id} ({node.backend}) listens at {addr}")
     if options.call is not None:
         return _call(node, options.call)
 

@@ -346,7 +346,7 @@ def test_commands_are_taken_again_after_the_hook(cluster: Cluster) -> None:
     node = cluster.add(1, Spy(message=ask), max_commands=16)
     for _ in range(5):
         node.agent(10).send_local(b"")
-    cluster.settle()
+        cluster.settle()
     assert node.stats().commands_refused == 0
 
 

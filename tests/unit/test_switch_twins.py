@@ -423,10 +423,10 @@ class Script:
     def route(self) -> Operation:
         rnd = self.rnd
         if self.injected and rnd.random() < 0.7:
-            conn_id, node = self.link() or 1, rnd.choice(NODES)
+            hop, node = self.link() or 1, rnd.choice(NODES)
             answer = rnd.choice((
-                RouteAction.REJECT, RouteAction.LOCAL, RouteAction.next_hop(conn_id, node),
-                RouteAction.next_hop(conn_id, node), RouteAction.next_hop(1, node), KeyError("x"),
+                RouteAction.REJECT, RouteAction.LOCAL, RouteAction.next_hop(hop, node),
+                RouteAction.next_hop(hop, node), RouteAction.next_hop(1, node), KeyError("x"),
                 None, RouteAction(7), RouteAction(2, -1, -1),
             ))  # fmt: skip
             return "router", (self.node(), answer), {}
