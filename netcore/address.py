@@ -114,6 +114,8 @@ class Endpoint:
         if self.kind not in _HOSTS:
             raise AddressError(str(self.kind), 0, f"expected one of {', '.join(_HOSTS)}")
         highest = MAX_PORT if self.kind in _WITH_PORT else 0
+        if not isinstance(self.host, str) or not isinstance(self.port, int):
+            raise LocalError(f"an endpoint has a str and an int, not {self.host!r}, {self.port!r}")
         if not 0 <= self.port <= highest:
             raise AddressError(str(self.port), 0, f"expected a port in 0..{highest}")
         try:
@@ -157,6 +159,9 @@ class NodeAddr:
         if self.node_id is not None:
             check_node_id(self.node_id)
         object.__setattr__(self, "endpoints", tuple(self.endpoints))
+        for endpoint in self.endpoints:
+            if not isinstance(endpoint, Endpoint):
+                raise LocalError(f"a NodeAddr is made of Endpoints, not of {endpoint!r}")
         if not 1 <= len(self.endpoints) <= MAX_ENDPOINTS:
             raise LocalError(f"a NodeAddr has 1..{MAX_ENDPOINTS} endpoints")
         if any(endpoint.kind == "unix" for endpoint in self.endpoints[:-1]):
@@ -169,6 +174,8 @@ class NodeAddr:
         Raises:
             AddressError: It is not one; ``offset`` says where.
         """
+        if not isinstance(text, str):
+            raise LocalError(f"an address is a str or a NodeAddr, not {type(text).__name__}")
         node_id, offset = _parse_node_id(text)
         endpoints: list[Endpoint] = []
         while offset < len(text) or not endpoints:
@@ -194,11 +201,7 @@ def parse_addr(value: str | NodeAddr) -> NodeAddr:
         AddressError: It is a text, but not an address.
         LocalError: It is neither a text nor a NodeAddr.
     """
-    if isinstance(value, NodeAddr):
-        return value
-    if not isinstance(value, str):
-        raise LocalError(f"an address is a str or a NodeAddr, not {type(value).__name__}")
-    return NodeAddr.parse(value)
+    return value if isinstance(value, NodeAddr) else NodeAddr.parse(value)
 
 
 def _parse_node_id(text: str) -> tuple[int | None, int]:

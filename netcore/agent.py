@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Protocol, final
 
 from .address import NodeAddr, parse_addr
 from .commands import CloseConn, CloseNode, Command, ToBehavior, ToHandler
-from .ids import ConnId, NodeId, ServiceId, check_node_id, format_conn, is_outgoing
+from .ids import (
+    ConnId,
+    NodeId,
+    ServiceId,
+    check_conn_id,
+    check_node_id,
+    format_conn,
+    is_outgoing,
+)
 from .route import HandlerRoute, RouteRule
 
 if TYPE_CHECKING:
@@ -188,7 +196,7 @@ class _Agent:
 
     def close_conn(self, conn_id: int) -> None:
         """End a link politely: what is queued still goes out. Unknown ids are ignored."""
-        self._host.push(CloseConn(ConnId(conn_id)))
+        self._host.push(CloseConn(check_conn_id(conn_id)))
 
     def close_node(self, node_id: int) -> None:
         """End all links to a node politely."""
@@ -236,7 +244,14 @@ class BehaviorAgent(_Agent):
 
     def send_to_handler(self, route: HandlerRoute, event: object) -> None:
         """Give any object to this service's handler on a link, as ``on_behavior_event``."""
-        self._host.push(ToHandler(self._service_id, route, event))
+        self._host.push(ToHandler(self._service_id, _checked(route), event))
+
+
+def _checked(route: HandlerRoute) -> HandlerRoute:
+    # Here, where the traceback still names the caller: the command is carried out later.
+    if not isinstance(route, HandlerRoute):
+        raise TypeError(f"expected a HandlerRoute, not {type(route).__name__}")
+    return route
 
 
 _DIRECT_SENDS = (
@@ -309,7 +324,7 @@ class ConnectionAgent(_Agent):
     def send_to_handler(self, route: HandlerRoute, event: object) -> None:
         """Give any object to this service's handler on a link, as ``on_other_handler_event``."""
         self._host.push(
-            ToHandler(self._service_id, route, event, self.remote_node_id, self.conn_id)
+            ToHandler(self._service_id, _checked(route), event, self.remote_node_id, self.conn_id)
         )
 
     def send_behavior(self, event: object) -> None:

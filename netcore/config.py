@@ -105,6 +105,8 @@ class NodeConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise LocalError(f"{name} must be an int in {low}..{high}, not {value!r}")
+        if not isinstance(self.insecure, bool):
+            raise LocalError(f"insecure must be True or False, not {self.insecure!r}")
         if self.write_low_bytes >= self.write_high_bytes:
             raise LocalError(
                 f"write_low_bytes ({self.write_low_bytes}) must be below "

@@ -87,12 +87,20 @@ class Answer(NamedTuple):
 def encode_request(call_id: int, time_left_ms: int, payload: BytesLike) -> bytes:
     """Return the envelope of a request; the time left saturates at 0 and 2**32 - 1."""
     left_ms = min(max(time_left_ms, 0), wire.MAX_U32)
-    return _REQUEST.pack(wire.RPC_REQUEST, call_id, left_ms) + payload
+    return _REQUEST.pack(wire.RPC_REQUEST, call_id, left_ms) + _checked(payload)
 
 
 def encode_ok(call_id: int, payload: BytesLike) -> bytes:
     """Return the envelope of an answer."""
-    return _OK.pack(wire.RPC_OK, call_id) + payload
+    return _OK.pack(wire.RPC_OK, call_id) + _checked(payload)
+
+
+def _checked(payload: BytesLike) -> BytesLike:
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"a payload is bytes, bytearray or memoryview, not {type(payload).__name__}"
+        )
+    return payload
 
 
 def encode_error(call_id: int, code: int, text: str = "") -> bytes:

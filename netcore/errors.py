@@ -206,7 +206,7 @@ class ConnectionRejected(NetcoreError):
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)  # it has to travel, whatever a hook gave
 
 
 class OutgoingConnectionError(NetcoreError):

@@ -30,6 +30,7 @@ __all__ = [
     "NodeId",
     "ServiceId",
     "build",
+    "check_conn_id",
     "check_key",
     "check_node_id",
     "check_service_id",
@@ -50,6 +51,7 @@ ServiceId = NewType("ServiceId", int)
 Key = NewType("Key", int)
 
 MAX_CONN_UUID: Final = (1 << 48) - 1
+MAX_CONN_ID: Final = (1 << 64) - 1
 _PROTOCOL_NAMES: Final = {
     wire.PROTOCOL_MEMORY: "memory",
     wire.PROTOCOL_TCP: "tcp",
@@ -93,6 +95,17 @@ def check_key(value: int) -> Key:
     if not _is_int(value, wire.MAX_U32):
         raise LocalError(f"a key is an int in 0..{wire.MAX_U32}, str or bytes, not {value!r}")
     return Key(value)
+
+
+def check_conn_id(value: int) -> ConnId:
+    """Return ``value`` as a conn id.
+
+    Raises:
+        LocalError: It is not an int in 0..2**64 - 1.
+    """
+    if not _is_int(value, MAX_CONN_ID):
+        raise LocalError(f"a conn id is an int in 0..{MAX_CONN_ID}, not {value!r}")
+    return ConnId(value)
 
 
 def layer(node_id: int, i: int) -> int:
@@ -141,6 +154,8 @@ def key_of(name: str | bytes) -> Key:
     The same on every machine and in every version of netcore: keys are part of the protocol.
     """
     data = name.encode() if isinstance(name, str) else name
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"a key is an int, str or bytes, not {type(name).__name__}")
     return Key(xxhash.xxh3_64_intdigest(data) & wire.MAX_U32)
 
 

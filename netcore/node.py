@@ -8,7 +8,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from dataclasses import replace
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Final, Literal, final
 
 from . import _backend, wire
@@ -28,7 +29,7 @@ from .ids import ConnId, NodeId
 from .plane import Plane
 from .process import forget_fork, stop_on_signals, watch_fork
 from .route import RouteRule
-from .router_binding import bind_router
+from .router_binding import BoundRouter, bind_router
 from .routing import RouterTable
 from .rpc import CallAnswer
 from .stats import LinkStats, NodeStats
@@ -59,7 +60,7 @@ class Node:
         transports: None: tcp, unix and memory.
         secret: Shared by all nodes, >= 16 bytes; a list during a rotation.
         backend: "fast" or "pure" instead of what was chosen at import.
-        selector: Any ``selectors.BaseSelector`` instead of epoll; the node closes it.
+        selector: Any ``selectors.BaseSelector`` instead of epoll; it stays yours to close.
         clock_ms: Milliseconds that never go back, instead of the system's; for simulated time.
         rng: Randomness, instead of the system's; for repeatable tests.
         config: Fields of ``NodeConfig``, when ``node`` is an id.
@@ -97,6 +98,30 @@ class Node:
             on_error=self._on_loop_error,
             max_posts=self._config.max_posts,
         )
+        try:
+            self._assemble(kernels, bound, behaviors, transports, clock_us)
+        except BaseException:
+            self._loop.close()
+            raise
+        self._addrs: list[NodeAddr] = []
+        self._started = False
+        self._starting = False
+        self._running = False
+        self._stop = False
+        self._closed = False
+        self._close_in_turn: float | None = None
+        self._forked = False
+        self._thread: int | None = None
+        watch_fork(self)
+
+    def _assemble(
+        self,
+        kernels: ModuleType,
+        bound: BoundRouter,
+        behaviors: Sequence[NetworkBehavior],
+        transports: Sequence[Transport] | None,
+        clock_us: Callable[[], int],
+    ) -> None:
         self._host = Host(self._config, self._loop, self._rng, self._shut)
         self._plane = Plane(
             self._config,
@@ -120,15 +145,6 @@ class Node:
         for service_id in self._plane.service_ids:
             if service_id < wire.FIRST_RESERVED_SERVICE:
                 self._router.register_service(service_id)
-        self._addrs: list[NodeAddr] = []
-        self._started = False
-        self._starting = False
-        self._stop = False
-        self._closed = False
-        self._close_in_turn: float | None = None
-        self._forked = False
-        self._thread: int | None = None
-        watch_fork(self)
 
     # -- identity and state ------------------------------------------------------------------------
 
@@ -240,10 +256,14 @@ class Node:
         before is restored. What a hook raises beyond ``Exception`` (KeyboardInterrupt, SystemExit)
         comes out of here; the node can still be closed, or run on.
         """
-        self._check()
-        with stop_on_signals(self.stop, self._loop.wakeup_fd):
-            while not (self._stop or self._closed):
-                self.poll(None)
+        self._check_outside("run")
+        self._running = True
+        try:
+            with stop_on_signals(self.stop, self._loop.wakeup_fd):
+                while not (self._stop or self._closed):
+                    self.poll(None)
+        finally:
+            self._running = False
         self._stop = False
 
     def stop(self) -> None:
@@ -357,9 +377,14 @@ class Node:
             timeout_s: For the neighbours to take what is queued; afterwards it is dropped.
 
         Inside a hook the closing happens at the end of the turn.
+
+        Raises:
+            LocalError: Another thread is driving the node: ``stop`` it first.
         """
         if self._closed or self._forked:
             return
+        if self._running or self._in_turn:
+            self._check()
         if self._in_turn:
             self._close_in_turn = timeout_s
             self.stop()
@@ -480,7 +505,8 @@ def _config_of(
     if isinstance(node, NodeConfig):
         if secret is not None or fields:
             raise LocalError("give settings in the NodeConfig, or with a node id; not both")
-        return node
+        from_env = _secret_from(node.secret)
+        return node if node.secret == from_env else replace(node, secret=from_env)
     return NodeConfig(node_id=node, secret=_secret_from(secret), **fields)  # type: ignore[arg-type]
 
 

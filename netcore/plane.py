@@ -51,7 +51,7 @@ from .ids import ConnId, NodeId, format_conn
 from .links import Link, LinkTable
 from .monitor import LinkMonitor
 from .registry import BehaviorTable
-from .route import HandlerRoute, RouteRule
+from .route import HandlerRoute, Metric, RouteRule
 from .rpc import CallAnswer
 from .stats import ConnectionStats
 
@@ -282,6 +282,8 @@ class Plane:
         """Call ``fn()`` after a while, like a hook."""
         if self._stopped:
             raise NodeClosedError
+        if not self._loop.in_turn:
+            self._loop.wake()  # whoever hosts this node waits for the deadline it was told before
         return self._loop.call_at(self._loop.now_ms + max(0, delay_ms), self._run_later, fn)
 
     def _run_later(self, fn: Callable[[], object]) -> None:
@@ -489,6 +491,10 @@ class Plane:
         self.monitor.add(link, rtt_ms)
         name = format_conn(conn.conn_id)
         logger.info("%s to node %s (%s) is up", name, peer.node_id, remote_addr)
+        # Before the hooks: what they send to the new neighbour should find its way.
+        latency_ms = wire.UNKNOWN_LATENCY_MS if rtt_ms is None else round(rtt_ms)
+        metric = Metric(latency_ms, (peer.node_id,))
+        self._tell_router("set_direct", conn.conn_id, peer.node_id, metric)
         for behavior, agent in self._behaviors:
             self._connect_behavior(link, behavior, agent)
         for handler, handler_agent in list(link.handlers.values()):
@@ -525,12 +531,13 @@ class Plane:
 
     def on_closing(self, conn: kernels.Connection) -> None:
         """One end began to close a link: no route may use it any more."""
-        forget = getattr(self._router, "del_direct", None)
-        if forget is not None:
-            try:
-                forget(conn.conn_id)
-            except Exception as exc:
-                self._hooks.on_error(forget, exc)
+        self._tell_router("del_direct", conn.conn_id)
+
+    def _tell_router(self, name: str, *args: object) -> None:
+        """Tell a router that wants to know of links; an injected one need not."""
+        method = getattr(self._router, name, None)
+        if method is not None:
+            self._hooks.run(method, *args)
 
     def on_closed(self, conn: kernels.Connection, code: int, text: str) -> None:
         """A link is gone."""

@@ -69,6 +69,8 @@ class BehaviorTable:
 
 
 def _add(table: dict[int, NetworkBehavior], behavior: NetworkBehavior, highest: int) -> None:
+    if not isinstance(behavior, NetworkBehavior):
+        raise TypeError(f"a behavior is an instance of a NetworkBehavior, not {behavior!r}")
     name = type(behavior).__name__
     try:
         service_id = check_service_id(behavior.service_id)

@@ -152,6 +152,9 @@ class Metric:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hops", tuple(self.hops))
+        for value in (self.latency_ms, self.bandwidth_kbps, *self.hops):
+            if not isinstance(value, int):
+                raise TypeError(f"a metric is made of ints, not of {value!r}")
         object.__setattr__(self, "latency_ms", max(0, min(self.latency_ms, wire.MAX_U32)))
         object.__setattr__(self, "bandwidth_kbps", max(0, min(self.bandwidth_kbps, wire.MAX_U32)))
 

@@ -60,6 +60,9 @@ def bind_router(
     if router is None:
         router = LayeredRouter(node_id, table=table(node_id))
     if not isinstance(router, LayeredRouter):
+        for name in (*_LOOKUPS, "register_service"):
+            if not callable(getattr(router, name, None)):
+                raise TypeError(f"{router!r} is no router, it lacks {name}(): derive RouterTable")
         return BoundRouter(router, router)
     if router.node_id != node_id:
         raise LocalError(f"the router is node {router.node_id}'s, this is node {node_id}")

@@ -435,8 +435,8 @@ cdef class Connection(Source):
             if self._inbox.large != NULL:
                 return self._receive_large(buffer)
             kept = self._inbox.tail_bytes
-            if kept > LARGE_FRAME_BYTES:  # more than an unfinished frame: an exception left it
-                return self._feed(NULL, 0)
+            if kept > switch._buffer_bytes - switch.read_budget_bytes:
+                return self._feed(NULL, 0)  # whole frames, which an exception left there
             copy_bytes(buffer, self._inbox.tail, kept)
         n = recv(self._sock_fd, buffer + kept, switch.read_budget_bytes, MSG_DONTWAIT)
         if n <= 0:

@@ -106,6 +106,17 @@ cdef class Switch(Hub):
         object ttl,
     ) except -1
     cdef bytes _check_send(self, object payload, object ttl)
+    cdef int _refuse_header(
+        self,
+        object payload,
+        object route_kind,
+        object argument,
+        object ttl,
+        object from_service,
+        object to_service,
+        object stream_id,
+        object meta,
+    ) except -1
     cdef int _push_local(self, int frame_kind, Message message) except -1
 
     cdef int _find_route(

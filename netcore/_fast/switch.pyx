@@ -202,16 +202,20 @@ cdef class Switch(Hub):
     ):
         """Return a new link over a stream whose handshake is done; ``start`` it afterwards."""
         cdef Connection conn
+        cdef bytes waiting
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.with_traceback(None)  # else it grows with every send
         if conn_id in self._connections:
             raise LocalError(f"{format_conn(conn_id)} is in use")
         if (sock is None) == (channel is None):
             raise LocalError("a connection needs a socket or a channel, and not both")
         limit = self.max_frame_bytes if max_frame_bytes is None else max_frame_bytes
         conn = Connection(self, conn_id, remote_node_id, sock, channel, records, limit)
-        conn._unsent = unsent
-        inbox_append(&conn._inbox, <const uint8_t*>PyBytes_AS_STRING(rest), len(rest))
+        conn._unsent = bytes(unsent)
+        waiting = bytes(rest)
+        inbox_append(
+            &conn._inbox, <const uint8_t*>PyBytes_AS_STRING(waiting), PyBytes_GET_SIZE(waiting)
+        )
         conn.owner = owner
         self._connections[conn_id] = conn
         return conn
@@ -315,9 +319,8 @@ cdef class Switch(Hub):
         cdef long long kind = plain(route_kind, ROUTE_KEY)
         cdef long long number = plain(argument, 0xFFFFFFFF)
         if kind < 0 or number < 0:
-            self._check_send(payload, ttl)
-            encode_header(
-                route_kind, argument, ttl, from_service, to_service, stream_id, meta, self.node_id
+            self._refuse_header(
+                payload, route_kind, argument, ttl, from_service, to_service, stream_id, meta
             )
         return self._originate(
             frame_kind, <int>kind, <uint32_t>number, payload, from_service, to_service, stream_id,
@@ -346,9 +349,8 @@ cdef class Switch(Hub):
             payload = self._check_send(payload, ttl)
         data = <bytes>payload
         if not fill_header(&header, from_service, to_service, stream_id, meta, ttl):
-            self._check_send(data, ttl)
-            encode_header(
-                route_kind, argument, ttl, from_service, to_service, stream_id, meta, self.node_id
+            self._refuse_header(
+                data, route_kind, argument, ttl, from_service, to_service, stream_id, meta
             )
         header.kind = route_kind
         header.argument = 0 if route_kind == ROUTE_DIRECT else argument
@@ -387,8 +389,9 @@ cdef class Switch(Hub):
             payload = self._check_send(payload, ttl)
         data = <bytes>payload
         if not fill_header(&header, from_service, to_service, stream_id, meta, ttl):
-            self._check_send(data, ttl)
-            encode_header(ROUTE_DIRECT, 0, ttl, from_service, to_service, stream_id, meta, None)
+            self._refuse_header(
+                data, ROUTE_DIRECT, 0, ttl, from_service, to_service, stream_id, meta
+            )
         header.kind = ROUTE_DIRECT
         header.argument = 0
         header.has_from = False
@@ -412,11 +415,27 @@ cdef class Switch(Hub):
         """Return the payload as bytes, or raise what is wrong before the header."""
         cdef bytes data
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.with_traceback(None)
         data = payload if type(payload) is bytes else as_payload(payload)
         if ttl == 0:
             raise ValueError("ttl must be in 1..255, not 0")
         return data
+
+    cdef int _refuse_header(
+        self,
+        object payload,
+        object route_kind,
+        object argument,
+        object ttl,
+        object from_service,
+        object to_service,
+        object stream_id,
+        object meta,
+    ) except -1:
+        """Raise what is wrong with a send that cannot be encoded; the first one counts."""
+        self._check_send(payload, ttl)
+        encode_header(route_kind, argument, ttl, from_service, to_service, stream_id, meta, None)
+        raise SystemError("a header was refused for no reason")
 
     # -- local delivery ----------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ class Port:
         ttl: int = wire.DEFAULT_TTL_HOPS,
     ) -> None:
         """Send where the rule says; raises like ``Switch.originate``."""
+        if not isinstance(rule, RouteRule):
+            raise TypeError(f"a rule is a RouteRule, not {type(rule).__name__}")
         own = self.service_id
         self._switch.originate(
             wire.KIND_MESSAGE, rule.kind, rule.argument, payload, own,
@@ -151,6 +153,8 @@ class Port:
         Raises:
             NoRouteError: The message does not name its sender, or nothing leads there.
         """
+        if not isinstance(message, Message):
+            raise TypeError(f"a reply is to a Message, not to {type(message).__name__}")
         if message.from_node is None:
             raise NoRouteError("a sender that did not give its node id")
         self._switch.originate(

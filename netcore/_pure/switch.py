@@ -184,7 +184,7 @@ class Switch(Source):
             LocalError: The conn id is in use, or there is not exactly one stream.
         """
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.with_traceback(None)  # else it grows with every send
         if conn_id in self._connections:
             raise LocalError(f"{format_conn(conn_id)} is in use")
         if (sock is None) == (channel is None):
@@ -321,7 +321,7 @@ class Switch(Source):
 
     def _check_send(self, payload: Payload, ttl: int) -> bytes:
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.with_traceback(None)
         data = as_payload(payload)
         if ttl == 0:
             raise ValueError("ttl must be in 1..255, not 0")
@@ -381,11 +381,17 @@ class Switch(Source):
 
     def _ask_router(self, kind: int, argument: int, service: int) -> Route:
         try:
-            action = cast(Router, self._router).path_to(RouteRule(kind, argument), service)
-            return action.action, action.conn_id, action.node_id
+            answer = cast(Router, self._router).path_to(RouteRule(kind, argument), service)
+            action, conn_id, node_id = answer.action, answer.conn_id, answer.node_id
         except Exception as exc:
             self._sink.on_hook_error(self._router, exc)
             return ROUTER_ERROR
+        # Whatever else it answers is not a link of ours, and not the neighbour.
+        return (
+            action,
+            conn_id if isinstance(conn_id, int) else 0,
+            node_id if isinstance(node_id, int) else wire.NO_NODE,
+        )
 
     def _on_routed(self, conn: Connection, kind: int, body: bytes) -> None:
         """Deliver, relay or drop one MESSAGE or CALL."""

@@ -69,7 +69,7 @@ SILENCE_MS: Final = 5 * DIGEST_MS
 ASK_MS: Final = 1_000  # a full state is asked for at most this often
 RETRY_MS: Final = 1_000  # after a link refused a send
 #: A new link costs this until it has been measured: it is used when there is no other.
-UNKNOWN_LATENCY_MS: Final = 1_000
+UNKNOWN_LATENCY_MS: Final = wire.UNKNOWN_LATENCY_MS
 #: Room for the largest full state (1280 entries of 139 bytes), below the control queue's bound.
 BUDGET_BYTES: Final = 192 * 1024
 BUDGET_BYTES_PER_MS: Final = 64

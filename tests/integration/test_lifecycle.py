@@ -297,7 +297,7 @@ def test_scenario_reaches_every_hook(nodes: Nodes) -> None:
 @pytest.mark.parametrize("hook", HOOKS)
 def test_close_inside_a_hook_closes_the_node_after_it(nodes: Nodes, hook: str) -> None:
     before = open_fds()
-    scenario = Scenario(nodes, hook, Node.close)
+    scenario = Scenario(nodes, hook, lambda node: node.close(timeout_s=0.02))
     scenario.run()
     one = scenario.one
     assert scenario.every.acted
@@ -323,7 +323,7 @@ def test_exit_out_of_a_hook_leaves_a_node_that_closes(
     with pytest.raises(error):
         scenario.run()
     one, sink = scenario.one, nodes.sinks[scenario.one]
-    one.close()
+    one.close(timeout_s=0.02)
     assert one.closed
     assert one.connections == ()
     assert scenario.every.hits["on_stopped"] == 1
@@ -334,7 +334,8 @@ def test_exit_out_of_a_hook_leaves_a_node_that_closes(
     assert open_fds() == before
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+# Not with the hook that returns the handler for which the scenario waits.
+@pytest.mark.parametrize("hook", [h for h in HOOKS if h != "on_outgoing_connection_connected"])
 def test_exit_out_of_a_hook_leaves_a_node_that_goes_on(nodes: Nodes, hook: str) -> None:
     def leave(node: Node) -> None:
         raise SystemExit
@@ -342,10 +343,9 @@ def test_exit_out_of_a_hook_leaves_a_node_that_goes_on(nodes: Nodes, hook: str) 
     scenario = Scenario(nodes, hook, leave)
     with pytest.raises(SystemExit):
         scenario.run()
+    if hook == "check_incoming_connection":  # it did not allow the link
+        scenario.three.connect(scenario.one.addrs[0])
     scenario.run()
-    if hook in ("check_incoming_connection", "check_outgoing_connection"):
-        # What was to be decided was not: the attempt may have been given up.
-        return
     scenario.one.close()
     assert set(scenario.every.hits) == set(HOOKS)
     sink = nodes.sinks[scenario.one]
@@ -549,14 +549,16 @@ def test_node_as_a_context_manager_is_closed_by_an_exception_too(nodes: Nodes) -
 
 def test_close_delivers_what_was_sent_before(nodes: Nodes) -> None:
     one, two = nodes.add(1), nodes.add(2)
-    nodes.join(one, two)
+    running = InThread(two)
+    one.connect(_listen_in(running))
+    nodes.all.remove(two)
+    nodes.until(lambda: one.router.path_to_node(2).is_next)
     for i in range(100):
         one.agent(SINK).send_to_node(2, b"%d" % i)
-    closer = threading.Thread(target=lambda: nodes.until(lambda: nodes.sinks[two].down))
-    nodes.all.remove(one)
-    closer.start()  # turns node 2 meanwhile
-    one.close(timeout_s=5)
-    closer.join()
+    one.close(timeout_s=DEADLINE_S)
+    two.stop()
+    running.join()
+    two.close()
     assert nodes.sinks[two].payloads == [b"%d" % i for i in range(100)]
     assert one.stats().dropped_link_closed == 0
 

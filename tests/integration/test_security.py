@@ -145,12 +145,12 @@ def test_secret_from_the_environment_is_used(nodes: Nodes, monkeypatch: pytest.M
     nodes.join(one, two)
 
 
-def test_secret_from_the_environment_holds_for_a_whole_config_too(
+def test_secret_from_the_environment_is_not_added_to_a_whole_config(
     backend: BackendName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NETCORE_SECRET", SECRET.decode())
     with Node(NodeConfig(node_id=1), backend=backend) as node:
-        assert node.config.secrets == (SECRET,)
+        assert node.config.secrets == ()
 
 
 def test_secret_given_comes_before_that_of_the_environment(

@@ -10,7 +10,6 @@ LAYERS = {
     "netcore.host": 4,
     "netcore.node": 4,
     "netcore.process": 4,
-    "netcore.process": 4,
     "netcore.router_binding": 4,
     "netcore.sim": 4,
     "netcore.transport": 4,

@@ -135,6 +135,7 @@ class Nodes:
         """Turn every node once; wait a little when nobody had anything to do."""
         living = [node for node in self.all if not node.closed]
         if not sum(node.poll(0) for node in living):
+            living = [node for node in living if not node.closed]  # by a hook
             select.select([node.fileno() for node in living], [], [], 0.01)
 
     def until(self, condition: Callable[[], object], seconds: float = DEADLINE_S) -> None:

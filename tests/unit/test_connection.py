@@ -101,6 +101,20 @@ def test_payloads_of_all_sizes_arrive_through_a_channel(rig: Rig, piece: int) ->
     assert rig.sink.payloads() == sent
 
 
+@pytest.mark.parametrize("size", range(32_748, 32_773))
+@pytest.mark.parametrize("missing", [1, 3, 4, 32_740])
+def test_unfinished_frame_around_the_threshold_for_large_ones_is_finished(
+    rig: Rig, size: int, missing: int
+) -> None:
+    _, theirs = rig.link()
+    stream = direct(b"before") + direct(bytes(size))
+    theirs.send(stream[:-missing])
+    rig.turn(2)
+    theirs.send(stream[-missing:])
+    rig.turn(2)
+    assert [len(payload) for payload in rig.sink.payloads()] == [6, size]
+
+
 def test_data_given_by_a_channel_is_not_changed(rig: Rig) -> None:
     conn, _ = rig.channel()
     rig.channel(CONN_B, NODE_B)
@@ -934,7 +948,7 @@ def test_exception_of_on_closed_still_gives_everything_back(kernels: ModuleType)
         def on_closed(*_: object) -> None:
             raise ValueError("in on_closed")
 
-        rig.sink.on_closed = on_closed  # type: ignore[method-assign]
+        rig.sink.on_closed = on_closed  # type: ignore[method-assign, assignment]
         conn.fail(wire.CLOSE_DEAD, "")
         rig.turn()
         assert [str(error) for _, error in rig.errors] == ["in on_closed"]

@@ -13,6 +13,7 @@ from netcore import (
     HandlerRoute,
     NetworkBehavior,
     Node,
+    NoRouteError,
     OutgoingConnectionError,
     RemoteRejected,
 )
@@ -260,6 +261,36 @@ def test_link_without_behaviors_carries_frames(cluster: Cluster) -> None:
     one.agent(10).send_to_node(3, b"through")
     cluster.settle()
     assert there.log.details("event") == [b"through"]
+
+
+@pytest.mark.parametrize("hook", ["connected", "opened"])
+def test_new_neighbour_can_be_reached_by_its_id_in_the_first_hooks(
+    cluster: Cluster, hook: str
+) -> None:
+    def greet(agent: Any, *args: Any) -> None:
+        agent.send_to_node(2, b"welcome")
+
+    there = Spy()
+    node = cluster.add(1, Spy(**{hook: greet}))
+    cluster.dial(node, cluster.add(2, there))
+    cluster.settle()
+    assert there.log.details("event") == [b"welcome"]
+    assert node.stats().hook_errors == 0
+
+
+@pytest.mark.parametrize("hook", ["closed", "disconnected"])
+def test_gone_neighbour_cannot_be_reached_in_the_last_hooks(cluster: Cluster, hook: str) -> None:
+    def say_goodbye(agent: Any, *args: Any) -> None:
+        with pytest.raises(NoRouteError):
+            agent.send_to_node(2, b"too late")
+
+    spy = Spy(**{hook: say_goodbye})
+    node = cluster.add(1, spy)
+    cluster.join(node, cluster.add(2))
+    node.agent(10).close_node(2)
+    cluster.settle()
+    assert spy.log.of(hook)
+    assert node.stats().hook_errors == 0
 
 
 # -- admission hooks -----------------------------------------------------------------------------

@@ -1,0 +1,255 @@
+"""SIGINT and SIGTERM: in a process of its own each, which ends politely and soon."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from netcore import Node
+from netcore._backend import BackendName
+from support.nodes import DEADLINE_S
+from support.processes import Child, Processes, processes
+
+#: From the signal to the end of the process, the interpreter's own end included.
+SOON_S = 1.0
+LONG_MS = 3_600_000
+
+#: A node that says when it is stopped; it does nothing by itself for hours.
+PROGRAM = """
+import signal, sys, threading
+from netcore import NetworkBehavior, Node
+
+def say(text):
+    print(text, flush=True)
+
+class Talker(NetworkBehavior):
+    service_id = 1
+    def on_started(self, agent):
+        say("started")
+    def on_stopped(self, agent):
+        say("stopped")
+
+node = Node(1, [Talker()], tick_ms=3_600_000)
+"""
+
+RUN = """
+with node:
+    node.run()
+say("left")
+"""
+
+#: The node listens, and a neighbour in a second process would not help: one that never reads.
+RUN_WITH_A_DEAF_PEER = """
+import socket
+with node:
+    port = node.listen("/ip4/127.0.0.1/tcp/0").endpoints[0].port
+    peer = socket.create_connection(("127.0.0.1", port))
+    hello = (b"NETC\\x01\\x01\\x01\\x00\\x00" + bytes([0, 0, 0, 9]) + b"\\xff" * 4 + bytes(8)
+             + bytes(4) + b"\\x00\\x10\\x00\\x00" + bytes(36))
+    peer.sendall(b"\\x08" + len(hello).to_bytes(3, "big") + hello + b"\\x09\\x00\\x00\\x00")
+    while not node.connections:
+        node.poll(1)
+    say("linked")
+    node.run()
+say("left")
+"""
+
+POLL = """
+try:
+    with node:
+        say("polling")
+        while True:
+            node.poll(None)
+except KeyboardInterrupt:
+    say("interrupted")
+"""
+
+STOP_TWICE = """
+with node:
+    for _ in range(2):
+        node.run()
+        say("ended")
+say("left")
+"""
+
+RESTORE = """
+def mine(number, frame):
+    say("mine")
+
+signal.signal(signal.SIGINT, mine)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+fd_before = signal.set_wakeup_fd(-1)
+with node:
+    node.post(node.stop)
+    node.run()
+    assert signal.getsignal(signal.SIGINT) is mine
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    assert signal.set_wakeup_fd(-1) == fd_before == -1
+    node.post(lambda: 1 / 0)
+    def leave():
+        raise SystemExit(7)
+    node.post(leave)
+    try:
+        node.run()
+    except SystemExit:
+        pass
+    assert signal.getsignal(signal.SIGINT) is mine
+    assert signal.set_wakeup_fd(-1) == -1
+say("left")
+"""
+
+THREAD = """
+default = signal.getsignal(signal.SIGINT)
+thread = threading.Thread(target=node.run)
+thread.start()
+ready = threading.Event()
+node.post(ready.set)
+ready.wait()
+assert signal.getsignal(signal.SIGINT) is default
+assert signal.set_wakeup_fd(-1) == -1
+say("running")
+try:
+    while thread.is_alive():
+        thread.join(0.05)
+except KeyboardInterrupt:
+    say("interrupted")
+node.stop()
+thread.join()
+node.close()
+"""
+
+EXIT_IN_A_HOOK = """
+def leave():
+    raise SystemExit(5)
+with node:
+    node.post(leave)
+    node.run()
+"""
+
+
+@pytest.fixture
+def world() -> Iterator[Processes]:
+    with processes() as world:
+        yield world
+
+
+def start(world: Processes, backend: BackendName, ending: str, *said: str) -> Child:
+    """Start a program and wait until it has said these lines."""
+    child = world.script(backend, PROGRAM + ending)
+    for line in said:
+        assert child.read() == line
+    return child
+
+
+def ends_soon(child: Child, number: signal.Signals) -> int:
+    """Send a signal; return the exit code, which must be there soon."""
+    begin = time.monotonic()
+    child.signal(number)
+    code = child.wait(DEADLINE_S)
+    assert time.monotonic() - begin < SOON_S
+    return code
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_waiting_without_a_timer_ends_run(
+    world: Processes, backend: BackendName, number: signal.Signals
+) -> None:
+    child = start(world, backend, RUN, "started")
+    assert ends_soon(child, number) == 0
+    assert [child.read(), child.read()] == ["stopped", "left"]
+    assert child.errors() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_with_a_neighbour_that_does_not_answer_ends_run_in_bounded_time(
+    world: Processes, backend: BackendName, number: signal.Signals
+) -> None:
+    child = start(world, backend, RUN_WITH_A_DEAF_PEER, "started", "linked")
+    begin = time.monotonic()
+    child.signal(number)
+    assert child.wait() == 0
+    assert time.monotonic() - begin < SOON_S + 1.0  # a second for the neighbour
+    assert [child.read(), child.read()] == ["stopped", "left"]
+
+
+def test_second_signal_while_closing_shortens_it(world: Processes, backend: BackendName) -> None:
+    slow = RUN_WITH_A_DEAF_PEER.replace("with node:", "import contextlib\nwith node:")
+    slow = slow.replace("    node.run()\n", "    node.run()\n    say('ended')\n    node.close(60)\n")
+    child = start(world, backend, slow, "started", "linked")
+    child.signal(signal.SIGINT)
+    assert child.read() == "ended"
+    ends_soon(child, signal.SIGINT)
+    assert child.read() == "stopped"
+    assert "KeyboardInterrupt" in child.errors()
+
+
+def test_run_ended_by_a_signal_can_run_again(world: Processes, backend: BackendName) -> None:
+    child = start(world, backend, STOP_TWICE, "started")
+    child.signal(signal.SIGINT)
+    assert child.read() == "ended"
+    assert ends_soon(child, signal.SIGTERM) == 0
+    assert [child.read() for _ in range(3)] == ["ended", "stopped", "left"]
+
+
+def test_handlers_are_restored_after_run(world: Processes, backend: BackendName) -> None:
+    child = start(world, backend, RESTORE, "started", "stopped", "left")
+    assert child.wait() == 0
+    assert "ZeroDivisionError" in child.errors()
+
+
+def test_interrupt_of_a_poll_comes_out_of_it(world: Processes, backend: BackendName) -> None:
+    child = start(world, backend, POLL, "polling", "started")
+    assert ends_soon(child, signal.SIGINT) == 0
+    assert [child.read(), child.read()] == ["stopped", "interrupted"]
+    assert child.errors() == ""
+
+
+def test_run_in_another_thread_leaves_signals_alone(
+    world: Processes, backend: BackendName
+) -> None:
+    child = start(world, backend, THREAD, "started", "running")
+    assert ends_soon(child, signal.SIGINT) == 0
+    assert [child.read(), child.read()] == ["interrupted", "stopped"]
+
+
+def test_exit_out_of_a_hook_is_the_exit_code_of_the_process(
+    world: Processes, backend: BackendName
+) -> None:
+    child = start(world, backend, EXIT_IN_A_HOOK, "started", "stopped")
+    assert child.wait() == 5
+
+
+def test_run_in_this_process_restores_handlers_when_stopped_by_another_thread(
+    backend: BackendName,
+) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("the tests run in another thread")
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Node(1, tick_ms=LONG_MS, backend=backend) as node:
+        stopper = threading.Thread(target=node.stop)
+        node.post(stopper.start)
+        node.run()
+        stopper.join()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_many_signals_are_as_good_as_one(world: Processes, backend: BackendName) -> None:
+    """A full wake-up pair must neither block nor complain."""
+    flood = PROGRAM + """
+import os
+def again():
+    for _ in range(50):
+        signal.raise_signal(signal.SIGINT)
+with node:
+    node.post(again)
+    node.run()
+say("left")
+"""
+    child = world.script(backend, flood)
+    assert [child.read() for _ in range(3)] == ["started", "stopped", "left"]
+    assert child.wait() == 0
+    assert child.errors() == ""
