@@ -65,6 +65,9 @@ class AgentHost(Protocol):
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call a function after a while, like a hook."""
 
+    def is_open(self, conn_id: int) -> bool:
+        """Whether there is such a link, and neither end has begun to close it."""
+
     def rtt_ms(self, conn_id: int) -> float | None:
         """Smoothed round-trip time of a link."""
 
@@ -286,6 +289,11 @@ class ConnectionAgent(_Agent):
         self.conn_id = conn.conn_id
         self.remote_node_id = conn.remote_node_id
         self.remote_addr = conn.remote_addr
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither end has begun to close the link: it takes sends."""
+        return self._host.is_open(self.conn_id)
 
     @property
     def rtt_ms(self) -> float | None:

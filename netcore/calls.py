@@ -13,7 +13,7 @@ from .config import NodeConfig
 from .errors import CallError, FrameError, QueueFullError
 from .hooks import HookFailed, HookRunner
 from .registry import BehaviorTable
-from .route import RouteRule
+from .route import RouteRule, check_rule
 from .rpc import CallAnswer, OpenAnswers, PendingCall, PendingCalls, RpcAnswer, RpcRequest
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class CallDesk:
         """Send a request; ``on_done`` follows exactly once unless this raises."""
         if not callable(on_done):
             raise TypeError(f"on_done must be callable, not {type(on_done).__name__}")
+        check_rule(rule)
         call_id = self._rng.getrandbits(64)
         asked = rule.argument if rule.kind == wire.ROUTE_NODE else None
         self._pending.start(self._loop.now_ms, timeout_ms, call_id, asked, on_done)

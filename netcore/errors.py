@@ -42,6 +42,20 @@ __all__ = [
 class NetcoreError(Exception):
     """Base of everything netcore raises on purpose."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # The default calls the class with ``args``, which is the text and not what __init__ takes:
+        # an error raised in a process pool could not come back to its caller.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(
+    cls: type[NetcoreError], args: tuple[object, ...], fields: dict[str, object]
+) -> NetcoreError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
 
 class LocalError(NetcoreError):
     """The caller broke the contract or met a limit; nothing was sent."""

@@ -40,6 +40,7 @@ __all__ = [
     "encode_reject",
     "frame_of",
     "malformed",
+    "printable",
 ]
 
 _HELLO: Final = struct.Struct(">4sBBBHIIQII32s4s")
@@ -254,6 +255,9 @@ def decode_reject(body: bytes) -> Refusal:
         return malformed("a REJECT of %d bytes", len(body))
     code = int.from_bytes(body[:2], "big")
     text = body[2 : 2 + wire.MAX_REASON_BYTES].decode("utf-8", "replace")
-    # It may come from anybody and goes into logs and terminals.
-    text = "".join(char if char.isprintable() else "?" for char in text)
-    return Refusal(ERROR_OF_CODE.get(code, RemoteRejected)(text), code=code)
+    return Refusal(ERROR_OF_CODE.get(code, RemoteRejected)(printable(text)), code=code)
+
+
+def printable(text: str) -> str:
+    """Return what the other side wrote, fit for logs and terminals: it may come from anybody."""
+    return "".join(char if char.isprintable() else "?" for char in text)

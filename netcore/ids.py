@@ -75,14 +75,14 @@ def check_node_id(value: int) -> NodeId:
     return NodeId(value)
 
 
-def check_service_id(value: int) -> ServiceId:
+def check_service_id(value: int, highest: int = wire.MAX_SERVICE) -> ServiceId:
     """Return ``value`` as a service id.
 
     Raises:
-        ValueError: It is not an int in 0..255.
+        ValueError: It is not an int in 0..``highest``.
     """
-    if not _is_int(value, wire.MAX_SERVICE):
-        raise ValueError(f"a service id is an int in 0..{wire.MAX_SERVICE}, not {value!r}")
+    if not _is_int(value, highest):
+        raise ValueError(f"a service id is an int in 0..{highest}, not {value!r}")
     return ServiceId(value)
 
 
@@ -101,10 +101,10 @@ def check_conn_id(value: int) -> ConnId:
     """Return ``value`` as a conn id.
 
     Raises:
-        LocalError: It is not an int in 0..2**64 - 1.
+        LocalError: It is not an int in 1..2**64 - 1; 0 is no link.
     """
-    if not _is_int(value, MAX_CONN_ID):
-        raise LocalError(f"a conn id is an int in 0..{MAX_CONN_ID}, not {value!r}")
+    if not _is_int(value, MAX_CONN_ID) or not value:
+        raise LocalError(f"a conn id is an int in 1..{MAX_CONN_ID}, not {value!r}")
     return ConnId(value)
 
 

@@ -30,21 +30,16 @@ from typing import Final, final
 
 from . import wire
 from .config import NodeConfig
-from .pingpong import Ping, decode_ping, decode_pong, encode_ping, encode_pong
+from .pingpong import encode_ping
 
 __all__ = [
     "Action",
     "Alive",
     "Dead",
     "Liveness",
-    "Ping",
     "Probe",
     "SendPing",
     "Suspect",
-    "decode_ping",
-    "decode_pong",
-    "encode_ping",
-    "encode_pong",
 ]
 
 #: Link -> (when a byte was last received, when one was last sent), in ms.
@@ -57,7 +52,6 @@ SRTT_GAIN: Final = 1 / 8  # RFC 6298 section 2.3: alpha
 MAX_TOKENS: Final = 4  # unanswered ones per link
 EARLY_SHARE: Final = 0.25  # of an interval, by which a PING may be early
 LATE_SHARE: Final = 4  # lateness up to a 4th of the ping interval is not excused
-PROBE_TIMEOUT_MS: Final = 200
 #: A heap with this many more items than twice the links is rebuilt (cheap, and rare).
 _HEAP_SLACK: Final = 64
 _NEVER_MS: Final = -(1 << 62)  # before any time a clock may show
@@ -138,6 +132,7 @@ class _Link:
         granted_ms: A longer interval that the other end may still use ...
         granted_until_ms: ... until then.
         srtt_ms: Smoothed round-trip time.
+        is_guess: It comes from the handshake; the first PONG replaces it.
         early: Share of an interval by which the next PING is early.
         pinged_ms: When we last sent a PING.
         token_ms: When the last one had a token.
@@ -159,6 +154,7 @@ class _Link:
     announced_ms: int
     interval_ms: int
     srtt_ms: float | None
+    is_guess: bool
     peer_ms: int = 0
     granted_ms: int = 0
     granted_until_ms: int = 0
@@ -210,8 +206,10 @@ class _Link:
 
     def measure(self, rtt_ms: float) -> None:
         """Take one round trip into the average."""
-        if self.srtt_ms is None:
+        if self.srtt_ms is None or self.is_guess:
+            # What the handshake took measured the start of two processes more than the link.
             self.srtt_ms = rtt_ms
+            self.is_guess = False
         else:
             self.srtt_ms += (rtt_ms - self.srtt_ms) * SRTT_GAIN
 
@@ -255,7 +253,7 @@ class Liveness:
         Args:
             key: Its name.
             now_ms: The time; the link counts as heard then.
-            handshake_rtt_ms: A first measurement, if the handshake made one.
+            handshake_rtt_ms: What the handshake took; stands until the first PONG.
 
         Raises:
             ValueError: The link is watched already.
@@ -271,6 +269,7 @@ class Liveness:
             announced_ms=interval_ms,
             interval_ms=interval_ms,
             srtt_ms=handshake_rtt_ms,
+            is_guess=handshake_rtt_ms is not None,
         )
         self._links[key] = link
         self._schedule(link, now_ms)
@@ -340,18 +339,13 @@ class Liveness:
     def probe(self, key: int, now_us: int) -> Probe | None:
         """Ask a link whether it lives, outside of the schedule; None for an unknown link.
 
-        Send the PING at once, and look at ``is_answered`` until ``probe_timeout_ms`` has passed.
+        Send the PING at once; ``is_answered`` tells.
         """
         link = self._links.get(key)
         if link is None:
             return None
         token = self._new_token(link, now_us)
         return Probe(link.numbers, self._encode(link, token))
-
-    def probe_timeout_ms(self, key: int) -> int:
-        """Return how long an answer to a probe may take: max(200 ms, 4 round trips)."""
-        srtt_ms = self.srtt_ms(key) or 0.0
-        return max(PROBE_TIMEOUT_MS, math.ceil(SUSPECT_RTTS * srtt_ms))
 
     def is_answered(self, key: int, number: int) -> bool:
         """Return whether the probe of this number, or a PING after it, was answered."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Protocol, final
 
-from . import liveness, wire
+from . import pingpong, wire
 from .agent import Later
 from .config import NodeConfig
 from .links import Link, LinkTable
@@ -52,6 +52,7 @@ class LinkMonitor:
         watcher: Watcher,
     ) -> None:
         self._links = links
+        self._write_high_bytes = config.write_high_bytes
         self._loop = loop
         self._clock_us = clock_us
         self._watcher = watcher
@@ -91,6 +92,8 @@ class LinkMonitor:
 
     def probe(self, link: Link) -> None:
         """Ping a link now; ``Watcher.on_link_alive`` follows when it answers."""
+        if link.conn.conn_id in self._probes:
+            return  # that answer will do: newcomers must not fill the link's queue, or its tokens
         probe = self._liveness.probe(link.conn.conn_id, self._clock_us())
         if probe is not None:
             self._probes[link.conn.conn_id] = probe.number
@@ -104,21 +107,21 @@ class LinkMonitor:
         """
         conn_id = link.conn.conn_id
         if kind == wire.KIND_PING:
-            ping = liveness.decode_ping(body)
+            ping = pingpong.decode_ping(body)
             token = self._liveness.on_ping(
                 conn_id, ping.token, ping.interval_ms, ping.flags, self._loop.now_ms
             )
             if token is not None:
-                link.conn.send_control(wire.KIND_PONG, liveness.encode_pong(token))
+                link.conn.send_control(wire.KIND_PONG, pingpong.encode_pong(token))
         else:
-            token = liveness.decode_pong(body)
+            token = pingpong.decode_pong(body)
             rtt_ms = self._liveness.on_pong(conn_id, token, self._clock_us())
             if rtt_ms is not None:
                 self._watcher.on_measured(link, self.measure(link))
             self._check_probe(link)
         self._arm()
 
-    def measure(self, link: Link, *, writable: bool = True) -> ConnectionStats:
+    def measure(self, link: Link) -> ConnectionStats:
         """Return what is known about a link now; rates are since the measurement before."""
         conn = link.conn
         now_ms, sent, received = self._loop.now_ms, conn.bytes_sent, conn.bytes_received
@@ -139,7 +142,7 @@ class LinkMonitor:
             received_bytes_per_s=rates[1],
             queued_bytes=conn.queued_bytes,
             suspect=self._liveness.suspect(conn.conn_id),
-            writable=writable,
+            writable=conn.queued_bytes < self._write_high_bytes,
         )
 
     def _check_probe(self, link: Link) -> None:

@@ -25,10 +25,10 @@ from .errors import (
     WaitTimeoutError,
 )
 from .host import Host
-from .ids import ConnId, NodeId
+from .ids import ConnId, NodeId, check_node_id
 from .plane import Plane
 from .process import forget_fork, stop_on_signals, watch_fork
-from .route import RouteRule
+from .route import RouteRule, check_rule
 from .router_binding import BoundRouter, bind_router
 from .routing import RouterTable
 from .rpc import CallAnswer
@@ -280,6 +280,8 @@ class Node:
         """
         if self._closed or self._forked:
             self._check()
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {type(fn).__name__}")
         self._loop.post(self._run_posted, fn, args)
 
     def fileno(self) -> int:
@@ -336,6 +338,7 @@ class Node:
         Raises:
             WaitTimeoutError: It did not come up in time.
         """
+        check_node_id(node_id)
         self._wait(
             lambda: any(link.is_open for link in self._plane.links.to_node(node_id)),
             f"a link to node {node_id}",
@@ -353,6 +356,7 @@ class Node:
         Raises:
             WaitTimeoutError: There was none in time.
         """
+        check_rule(rule)
         self._wait(
             lambda: not self._router.path_to(rule, service_id).is_reject,
             f"a route for {rule} (service {service_id})",
@@ -412,7 +416,6 @@ class Node:
             self._start()  # conn ids were given out: their hooks are still owed
         self._closed = True
         self._plane.refuse_new()
-        self._host.stop_accepting()
         try:
             self._say_goodbye(timeout_s)
         finally:
@@ -424,12 +427,14 @@ class Node:
         self._plane.raise_interrupt()
 
     def _say_goodbye(self, timeout_s: float) -> None:
-        for link in self._plane.links:
-            link.conn.close(wire.CLOSE_SHUTDOWN, "the node is going away")
         try:
+            self._host.stop_accepting()
+            for link in self._plane.links:
+                link.conn.close(wire.CLOSE_SHUTDOWN, "the node is going away")
             self._await_goodbyes(timeout_s)
         except BaseException as exc:  # Ctrl-C: not a moment longer, but every link gets its hooks
             self._plane.hold_interrupt(exc)
+            self._host.stop_accepting()  # what it had not come to yet
         for link in self._plane.links:
             link.conn.fail(wire.CLOSE_LOST, "the neighbour did not finish closing in time")
         self._loop.run_once(0)
@@ -438,7 +443,7 @@ class Node:
         deadline = time.monotonic() + timeout_s
         for turn in range(1 << 30):
             left = deadline - time.monotonic()
-            if not len(self._plane.links) or left <= 0:
+            if not len(self._plane.links) or (left <= 0 and turn):  # one turn writes what it can
                 break
             if self._virtual and turn >= MAX_VIRTUAL_TURNS:
                 break
@@ -493,6 +498,7 @@ class Node:
         """Close what a fork copied, without a byte to anybody: the parent still uses it."""
         self._forked = True
         self._switch.refuse_sends(ForkedNodeError())
+        self._plane.abandon()
         self._loop.abandon()
         self._host.abandon()
         for conn in self._switch.connections():
@@ -538,7 +544,10 @@ def _make_switch(
 
 
 def _ms(seconds: float) -> int:
-    return max(0, math.ceil(seconds * 1_000))
+    """Return milliseconds, rounded up; ``inf`` is the longest time that can be said."""
+    if not isinstance(seconds, int | float) or math.isnan(seconds):
+        raise LocalError(f"a timeout is a number of seconds, not {seconds!r}")
+    return math.ceil(min(max(0, seconds) * 1_000, wire.MAX_U32))
 
 
 def _clock_us() -> int:

@@ -40,12 +40,14 @@ from .config import NodeConfig
 from .errors import (
     BehaviorRejected,
     ConnectionRejected,
+    ForkedNodeError,
     LocalError,
     NodeClosedError,
     OutgoingConnectionError,
     QueueFullError,
 )
 from .handshake import PeerInfo
+from .hello import printable
 from .hooks import HookRunner
 from .ids import ConnId, NodeId, format_conn
 from .links import Link, LinkTable
@@ -131,6 +133,7 @@ class Plane:
         self._drain_timer: Later | None = None
         self._running = False
         self._stopped = False
+        self._forked = False
         self._tick_timer: Later | None = None
         self._next_tick_ms = 0
         self.events_dropped = self.commands_refused = 0
@@ -218,6 +221,12 @@ class Plane:
             for behavior, agent in self._behaviors:
                 self._hooks.run(behavior.on_stopped, agent)
         self._stopped = True
+        self.events_dropped += sum(isinstance(c, ToHandler | ToBehavior) for c in self.commands)
+        self.commands.clear()
+
+    def abandon(self) -> None:
+        """A fork copied the node: take and do nothing any more, and call no hook."""
+        self._stopped = self._forked = True
         self.commands.clear()
 
     def _drain_at_last(self) -> None:
@@ -243,8 +252,7 @@ class Plane:
             QueueFullError: ``max_commands`` wait.
             NodeClosedError: The node was closed.
         """
-        if self._stopped:
-            raise NodeClosedError
+        self._check_open()
         if len(self.commands) >= self._config.max_commands:
             self.commands_refused += 1
             raise QueueFullError("max_commands", self._config.max_commands)
@@ -275,13 +283,19 @@ class Plane:
         self.calls.call(from_service, rule, service_id, payload, on_done, timeout_ms)
 
     def _check_new(self) -> None:
-        if self._stopped or self._hooks.closing:
+        self._check_open()
+        if self._hooks.closing:
             raise NodeClosedError
+
+    def _check_open(self) -> None:
+        if self._stopped:
+            raise ForkedNodeError if self._forked else NodeClosedError
 
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call ``fn()`` after a while, like a hook."""
-        if self._stopped:
-            raise NodeClosedError
+        self._check_open()
+        if not callable(fn):
+            raise TypeError(f"fn must be callable, not {type(fn).__name__}")
         if not self._loop.in_turn:
             self._loop.wake()  # whoever hosts this node waits for the deadline it was told before
         return self._loop.call_at(self._loop.now_ms + max(0, delay_ms), self._run_later, fn)
@@ -290,6 +304,11 @@ class Plane:
         if not self._stopped:
             self._hooks.run(fn)
             self.drain()
+
+    def is_open(self, conn_id: int) -> bool:
+        """Return whether there is such a link, and neither end has begun to close it."""
+        link = self.links.find(conn_id)
+        return link is not None and link.is_open
 
     def rtt_ms(self, conn_id: int) -> float | None:
         """Return the smoothed round-trip time of a link."""
@@ -546,7 +565,7 @@ class Plane:
             return
         self.on_closing(conn)
         name = format_conn(conn.conn_id)
-        why = text or f"code {code}"
+        why = printable(text) or f"code {code}"
         logger.info("%s to node %s is down: %s", name, conn.remote_node_id, why)
         self.monitor.remove(link)
         self.links.remove(link)

@@ -73,11 +73,11 @@ def _add(table: dict[int, NetworkBehavior], behavior: NetworkBehavior, highest: 
         raise TypeError(f"a behavior is an instance of a NetworkBehavior, not {behavior!r}")
     name = type(behavior).__name__
     try:
-        service_id = check_service_id(behavior.service_id)
+        service_id = check_service_id(behavior.service_id, highest)
     except AttributeError:
         raise ValueError(f"{name} has no service_id") from None
-    if service_id > highest:
-        raise ValueError(f"service id {service_id} of {name} is reserved; use 0..{highest}")
+    except ValueError as exc:
+        raise ValueError(f"{name}: {exc}; 240..255 are reserved for netcore's own") from None
     if service_id in table:
         other = type(table[service_id]).__name__
         raise ValueError(f"service id {service_id} is used by {other} and {name}")

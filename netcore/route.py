@@ -7,9 +7,9 @@ from typing import ClassVar, Final, final
 
 from . import wire
 from .errors import LocalError
-from .ids import check_key, check_node_id, key_of
+from .ids import check_conn_id, check_key, check_node_id, key_of
 
-__all__ = ["HandlerRoute", "Metric", "RouteAction", "RouteRule"]
+__all__ = ["HandlerRoute", "Metric", "RouteAction", "RouteRule", "check_rule"]
 
 _KIND_NAMES: Final = ("direct", "node", "service", "closest")
 
@@ -85,6 +85,17 @@ class RouteRule:
 
 
 _DIRECT: Final = RouteRule(wire.ROUTE_DIRECT)
+
+
+def check_rule(rule: RouteRule) -> RouteRule:
+    """Return ``rule``.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(rule, RouteRule):
+        raise TypeError(f"a rule is a RouteRule, not {type(rule).__name__}")
+    return rule
 
 
 @final
@@ -187,6 +198,12 @@ class HandlerRoute:
 
     conn_id: int | None = None
     node_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.conn_id is not None:
+            check_conn_id(self.conn_id)
+        if self.node_id is not None:
+            check_node_id(self.node_id)
 
     @classmethod
     def conn(cls, conn_id: int) -> HandlerRoute:

@@ -13,7 +13,7 @@ from typing import Final, Protocol, final
 
 from . import wire
 from .errors import LocalError
-from .ids import check_node_id
+from .ids import check_conn_id, check_node_id
 from .route import Metric, RouteAction, RouteRule
 
 __all__ = [
@@ -27,25 +27,11 @@ __all__ = [
     "RouterTable",
     "as_alternate",
     "candidate_of",
-    "check_conn",
     "choose",
 ]
 
 FIRST_SERVICE: Final = wire.LAYERS * wire.SLOTS
 PLACES: Final = FIRST_SERVICE + wire.SERVICES
-
-_MAX_CONN: Final = (1 << 64) - 1
-
-
-def check_conn(conn_id: int) -> int:
-    """Return ``conn_id``.
-
-    Raises:
-        LocalError: It is not in 1..2**64 - 1.
-    """
-    if not 1 <= conn_id <= _MAX_CONN:
-        raise LocalError(f"a conn id is 1..{_MAX_CONN}, not {conn_id!r}")
-    return conn_id
 
 
 class RouterTable(Protocol):
@@ -105,7 +91,7 @@ class ForceNodeRouter(RouterTable):
     """
 
     def __init__(self, conn_id: int, node_id: int) -> None:
-        self._action = RouteAction.next_hop(check_conn(conn_id), check_node_id(node_id))
+        self._action = RouteAction.next_hop(check_conn_id(conn_id), check_node_id(node_id))
 
     def path_to_node(self, dest: int) -> RouteAction:
         """Return that neighbour."""

@@ -56,13 +56,14 @@ def bind_router(
 
     Raises:
         LocalError: The router was made for another node.
+        TypeError: It is no router.
     """
     if router is None:
         router = LayeredRouter(node_id, table=table(node_id))
     if not isinstance(router, LayeredRouter):
-        for name in (*_LOOKUPS, "register_service"):
+        for name in ("path_to", "register_service"):  # all that a node asks of it
             if not callable(getattr(router, name, None)):
-                raise TypeError(f"{router!r} is no router, it lacks {name}(): derive RouterTable")
+                raise TypeError(f"{router!r} is no router: it lacks {name}(); derive RouterTable")
         return BoundRouter(router, router)
     if router.node_id != node_id:
         raise LocalError(f"the router is node {router.node_id}'s, this is node {node_id}")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import wire
 from .errors import LocalError
-from .ids import check_key, check_node_id, check_service_id, differing_layer
+from .ids import check_conn_id, check_key, check_node_id, check_service_id, differing_layer
 from .route import Metric, RouteAction
 from .router import (
     FIRST_SERVICE,
@@ -41,7 +41,6 @@ from .router import (
     RouterTable,
     as_alternate,
     candidate_of,
-    check_conn,
     choose,
 )
 
@@ -233,7 +232,7 @@ class LayeredRouter(RouterTable):
         self._recompute(touched, conn_id)
 
     def _link(self, conn_id: int, node_id: int, metric: Metric) -> _Link:
-        check_conn(conn_id)
+        check_conn_id(conn_id)
         if check_node_id(node_id) == self.node_id:
             raise LocalError(f"node {node_id} is this node: it has no link to itself")
         if metric.hops != (node_id,):

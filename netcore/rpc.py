@@ -30,11 +30,8 @@ from .envelope import (
     MAX_CODE,
     Answer,
     BytesLike,
-    Request,
-    decode_envelope,
     encode_error,
     encode_ok,
-    encode_request,
     error_of,
 )
 from .errors import (
@@ -47,19 +44,12 @@ from .errors import (
 )
 
 __all__ = [
-    "Answer",
     "CallAnswer",
     "OpenAnswers",
     "PendingCall",
     "PendingCalls",
-    "Request",
     "RpcAnswer",
     "RpcRequest",
-    "decode_envelope",
-    "encode_error",
-    "encode_ok",
-    "encode_request",
-    "error_of",
 ]
 
 #: A heap with this many more items than twice the live ones is rebuilt (cheap, and rare).

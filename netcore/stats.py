@@ -50,7 +50,7 @@ class ConnectionStats:
         loss: Share of lost packets, where the transport knows it.
         over_use: Whether the transport sees congestion, where it knows.
         suspect: No sign of life for a while; routes have moved away.
-        writable: A send refused for a full queue may be repeated now.
+        writable: The queue has room: a send would not be refused.
     """
 
     conn_id: int

@@ -18,7 +18,10 @@ cdef enum:
 
 # The same names and values as in netcore/wire.py; tests/meta compares them.
 cdef enum:
+    FIRST_RESERVED_SERVICE = 240
     MAX_REASON_BYTES = 200
+    MAX_RECORD_BODY_BYTES = 32768
+    RECORD_EXTRA_BYTES = 19     # RECORD_LENGTH_BYTES + RECORD_TAG_BYTES
     CLOSE_NORMAL = 0
     CLOSE_PROTOCOL_ERROR = 3
     CLOSE_CONTROL_OVERFLOW = 4
@@ -48,6 +51,7 @@ cdef enum:
     COUNTERS = 19
 
 cdef enum:
+    TO_SERVICE_AT = 7           # where a frame with a message header has it
     WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel, or one seal
 
 
@@ -104,6 +108,7 @@ cdef class Connection(Source):
     cdef object _channel
     cdef object _records
     cdef dict _handlers                     # service -> (hook, agent)
+    cdef bytes _sealed                      # the frames in _unsent, when those are records
     cdef bytes _unsent                      # as it goes to the stream: sealed, or of the handshake
     cdef tuple _close_reason
     cdef tuple _failure
@@ -158,6 +163,7 @@ cdef class Connection(Source):
     cdef int _fail_now(self) except -1
     cdef int _say_why(self, object code, object text) except -1
     cdef int _finish(self, tuple reason) except -1
+    cdef uint64_t _routed_sealed(self) noexcept
     cdef int _watch(self, int events) except -1
 
 

@@ -22,6 +22,7 @@ from netcore._fast.buffer cimport (
     KIND_BROADCAST,
     KIND_CALL,
     KIND_CLOSE,
+    KIND_CONTROL,
     KIND_EXTENSION,
     KIND_PING,
     KIND_PONG,
@@ -31,6 +32,7 @@ from netcore._fast.buffer cimport (
     bytes_start,
     copy_bytes,
     decref,
+    frame_bytes,
     inbox_append,
     inbox_clear,
     inbox_drop_tail,
@@ -57,6 +59,7 @@ from netcore._fast.codec cimport (
     ERROR_TRUNCATED,
     FRAME_HEADER_BYTES,
     MAX_FRAME_BYTES,
+    ROUTE_MASK,
     c_decode_header,
     c_encode_header,
     c_error_offset,
@@ -93,6 +96,23 @@ cdef bytes close_body(object code, object text):
     """Return the body of a CLOSE frame."""
     reason = text.encode()[:MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
     return code.to_bytes(2, "big") + reason
+
+
+cdef uint64_t routed_behind(const uint8_t* frames, size_t n, size_t start) noexcept:
+    """Return how many messages and calls, of whole frames of both queues, end behind start."""
+    cdef uint64_t found = 0
+    cdef size_t at = 0
+    cdef size_t end
+    while at < n:
+        end = at + frame_bytes(frames + at)
+        if end > start and frames[at] < KIND_CONTROL:
+            # Not one that is control traffic: direct, and for a reserved service.
+            found += (
+                (frames[at + FRAME_HEADER_BYTES] & ROUTE_MASK) != 0
+                or frames[at + TO_SERVICE_AT] < FIRST_RESERVED_SERVICE
+            )
+        at = end
+    return found
 
 
 cdef inline bint would_block(int error) noexcept:
@@ -159,7 +179,7 @@ cdef class Connection(Source):
         self._sock_fd = -1 if sock is None else sock.fileno()
         self._channel = channel
         self._records = records
-        self._unsent = b""
+        self._sealed = self._unsent = b""
         self._close_reason = (CLOSE_LOST, "the stream ended")
 
     def __dealloc__(self):
@@ -303,6 +323,7 @@ cdef class Connection(Source):
                 self._unsent = self._unsent[sent:]
                 if PyBytes_GET_SIZE(self._unsent) != 0:
                     return 1
+                self._sealed = b""
             if self._is_empty():
                 return 0
             if self._records is None and self._sock_fd >= 0:
@@ -310,6 +331,7 @@ cdef class Connection(Source):
             chunk = self._peek()
             if self._records is not None:
                 self._consume(PyBytes_GET_SIZE(chunk))
+                self._sealed = chunk
                 self._unsent = self._records.seal(chunk)
                 continue
             sent = self._write(chunk)
@@ -751,11 +773,11 @@ cdef class Connection(Source):
         """Give everything back and say so, once."""
         cdef Hub switch = self._switch
         self.state = CLOSED
-        switch._counts[DROPPED_LINK_CLOSED] += queue_routed(&self._data)
+        switch._counts[DROPPED_LINK_CLOSED] += queue_routed(&self._data) + self._routed_sealed()
         queue_clear(&self._data, &switch._pool)
         queue_clear(&self._control, &switch._pool)
         inbox_clear(&self._inbox)
-        self._unsent = b""
+        self._sealed = self._unsent = b""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -773,6 +795,17 @@ cdef class Connection(Source):
             self._handlers = None
             self.owner = None
         return 0
+
+    cdef uint64_t _routed_sealed(self) noexcept:
+        """Return how many messages and calls are sealed and have not left whole."""
+        cdef size_t n = PyBytes_GET_SIZE(self._sealed)
+        cdef size_t records = (n + MAX_RECORD_BODY_BYTES - 1) // MAX_RECORD_BODY_BYTES
+        cdef size_t left
+        if n == 0:
+            return 0
+        left = n + records * RECORD_EXTRA_BYTES - PyBytes_GET_SIZE(self._unsent)
+        left = left // (MAX_RECORD_BODY_BYTES + RECORD_EXTRA_BYTES) * MAX_RECORD_BODY_BYTES
+        return routed_behind(<const uint8_t*>PyBytes_AS_STRING(self._sealed), n, left)
 
     cdef int _watch(self, int events) except -1:
         cdef Loop loop

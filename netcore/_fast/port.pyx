@@ -18,7 +18,7 @@ from netcore._fast.table cimport NO_NODE
 
 from netcore.errors import NoRouteError
 from netcore.ids import check_key, check_node_id, key_of
-from netcore.route import RouteRule
+from netcore.route import RouteRule, check_rule
 
 __all__ = ["Port"]
 
@@ -42,8 +42,8 @@ cdef class Port:
         self, rule, payload, *, to_service=None, stream_id=0, meta=0, ttl=DEFAULT_TTL_HOPS
     ):
         """Send where the rule says; raises like ``Switch.originate``."""
-        if type(rule) is not RouteRule:  # it is final
-            raise TypeError(f"a rule is a RouteRule, not {type(rule).__name__}")
+        if type(rule) is not RouteRule:  # cheaper than the call; it is final
+            check_rule(rule)
         own = self.service_id
         self._switch._originate_checked(
             KIND_MESSAGE, rule.kind, rule.argument, payload, own,

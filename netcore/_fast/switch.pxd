@@ -9,10 +9,6 @@ from netcore._fast.codec cimport ROUTE_SERVICE, Message, header_t
 from netcore._fast.connection cimport Connection, Hub
 from netcore._fast.table cimport RouteTable, route_t
 
-# The same name and value as in netcore/wire.py; tests/meta compares them.
-cdef enum:
-    FIRST_RESERVED_SERVICE = 240
-
 # What ACTION_* cannot say: the injected router raised.
 cdef enum:
     ROUTER_ERROR = 3

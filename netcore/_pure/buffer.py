@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from typing import Final
 
 from .. import wire
 
-__all__ = ["SendQueue"]
+__all__ = ["SendQueue", "routed_behind"]
+
+_FRAME: Final = struct.Struct(">I")
 
 #: Most bytes handed to one write: one system call for many small frames.
 WRITE_CHUNK_BYTES: Final = 256 * 1024
+_MAX_LENGTH: Final = wire.MAX_FRAME_BYTES
+_TO_SERVICE_AT: Final = wire.FRAME_HEADER_BYTES + 3  # where a frame has it
+
+
+def routed_behind(frames: bytes, start: int) -> int:
+    """Return how many messages and calls, of whole frames of both queues, end behind ``start``."""
+    found = at = 0
+    while at < len(frames):
+        end = at + wire.FRAME_HEADER_BYTES + (_FRAME.unpack_from(frames, at)[0] & _MAX_LENGTH)
+        found += end > start and frames[at] < wire.KIND_CONTROL and not _is_reserved(frames, at)
+        at = end
+    return found
+
+
+def _is_reserved(frames: bytes, at: int) -> bool:
+    """Return whether a message is control traffic: direct, and for a reserved service."""
+    flags, to_service = frames[at + wire.FRAME_HEADER_BYTES], frames[at + _TO_SERVICE_AT]
+    return not flags & wire.ROUTE_MASK and to_service >= wire.FIRST_RESERVED_SERVICE
 
 
 class SendQueue:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
 from .. import wire
 from ..errors import FrameError, MessageTooBigError, SendQueueFullError
-from .buffer import SendQueue
+from .buffer import SendQueue, routed_behind
 from .loop import Source, Timer
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Connection(Source):
         self._records = records
         self._handlers: dict[int, tuple[Hook, object]] | None = None
         self._queue = SendQueue()
+        self._sealed = b""  # the frames in _unsent, when those are records
         self._unsent = b""  # bytes as they go to the stream: sealed records, or of the handshake
         self._tail = bytearray()  # received, not parsed
         self._need = 0  # bytes the frame at the head of _tail has in all, once known
@@ -240,11 +241,13 @@ class Connection(Source):
                 self._unsent = self._unsent[sent:]
                 if self._unsent:
                     return True
+                self._sealed = b""
             if not self._queue:
                 return False
             chunk = self._queue.peek()
             if self._records is not None:
                 self._queue.consume(len(chunk))
+                self._sealed = chunk
                 self._unsent = self._records.seal(chunk)
                 continue
             sent = self._write(chunk)
@@ -468,9 +471,9 @@ class Connection(Source):
         """Give everything back and say so, once."""
         switch = self._switch
         self.state = CLOSED
-        switch._counts["dropped_link_closed"] += self._queue.routed_frames()
+        switch._counts["dropped_link_closed"] += self._queue.routed_frames() + self._routed_sealed()
         self._queue.clear()
-        self._unsent = b""
+        self._unsent = self._sealed = b""
         self._tail = bytearray()
         if self._timer is not None:
             self._timer.cancel()
@@ -487,6 +490,13 @@ class Connection(Source):
         finally:
             self._handlers = None
             self.owner = None
+
+    def _routed_sealed(self) -> int:
+        """Return how many messages and calls are sealed and have not left whole."""
+        body, extra = wire.MAX_RECORD_BODY_BYTES, wire.RECORD_LENGTH_BYTES + wire.RECORD_TAG_BYTES
+        records = -(-len(self._sealed) // body)
+        left = len(self._sealed) + records * extra - len(self._unsent)
+        return routed_behind(self._sealed, left // (body + extra) * body)
 
     def _watch(self, events: int) -> None:
         if self._sock is None or events == self._registered:

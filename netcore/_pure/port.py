@@ -7,7 +7,7 @@ from typing import final
 from .. import wire
 from ..errors import NoRouteError
 from ..ids import check_key, check_node_id, key_of
-from ..route import RouteRule
+from ..route import RouteRule, check_rule
 from .codec import Message
 from .connection import Connection
 from .switch import Payload, Switch
@@ -41,8 +41,7 @@ class Port:
         ttl: int = wire.DEFAULT_TTL_HOPS,
     ) -> None:
         """Send where the rule says; raises like ``Switch.originate``."""
-        if not isinstance(rule, RouteRule):
-            raise TypeError(f"a rule is a RouteRule, not {type(rule).__name__}")
+        check_rule(rule)
         own = self.service_id
         self._switch.originate(
             wire.KIND_MESSAGE, rule.kind, rule.argument, payload, own,

@@ -329,7 +329,10 @@ class Switch(Source):
 
     def _refuse(self, error: LocalError) -> NoReturn:
         self._counts["sends_refused"] += 1
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this frame: a cycle, with all the callers' frames
 
     # -- local delivery ----------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ SHORTCUT: Final = (2, 6)
 RELAYS: Final = (3, 4, 5)
 ARCHIVES: Final = (FIRST, LAST)
 
-#: A round is eight messages per node, besides the answers.
+#: Between two rounds of a node: a message to every other node, and one in each other way.
 ROUND_MS: Final = 20
 #: Between two messages of the flow that is watched when the relay dies.
 STREAM_MS: Final = 2

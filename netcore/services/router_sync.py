@@ -101,7 +101,8 @@ class RouterSyncStats:
         silences: Neighbours that lived and said nothing for too long.
         sends_refused: Messages a link did not take; a full state followed.
         malformed: Messages that closed their link.
-        ignored: Messages of later versions, of others than the neighbour, or on suspect links.
+        ignored: Messages of later versions, of others than the neighbour, or on links that are
+            suspect or closing.
     """
 
     fulls_sent: int = 0
@@ -335,7 +336,8 @@ class _LinkSync(ConnectionHandler):
             )
             self._agent.close_conn()
             return
-        if message is None or self._is_suspect:
+        # On a closing link paths still arrive; learned, they would lead nowhere until it is gone.
+        if message is None or self._is_suspect or not self._agent.is_open:
             self._service.count("ignored")
         elif isinstance(message, Request):
             self._needs_full = True

@@ -193,19 +193,20 @@ class Negotiation:
         self.done = True
         self._timer.cancel()
         self.host.half_open.discard(self)
+        sink, self._sink = self._sink, self.host  # a dial refers to us, and we to it no more
         result = self._machine.result
         if isinstance(result, Accepted):
-            self._hand_over(result)
+            self._hand_over(sink, result)
             return
         if spoke:
             self.stream.finish()
         else:
             self.stream.close()
-        self._sink.failed(self, cast(Failed, result).error)
+        sink.failed(self, cast(Failed, result).error)
 
-    def _hand_over(self, accepted: Accepted) -> None:
+    def _hand_over(self, sink: Sink, accepted: Accepted) -> None:
         try:
-            self._sink.established(self, accepted)
+            sink.established(self, accepted)
         except BaseException:
             self.stream.close()  # without effect if it was detached before
             raise

@@ -36,7 +36,6 @@ def still_works():
 """
 
 
-
 @pytest.fixture
 def world() -> Iterator[Processes]:
     with processes() as world:
@@ -52,7 +51,9 @@ def run(world: Processes, backend: BackendName, code: str, options: str = "") ->
 
 
 @pytest.mark.parametrize("options", ["", "secret='a secret of 23 bytes ok'"], ids=["open", "auth"])
-@pytest.mark.parametrize("ending", ["os._exit(3)", "sys.exit(3)", "one.close(); two.close(); sys.exit(3)"])
+@pytest.mark.parametrize(
+    "ending", ["os._exit(3)", "sys.exit(3)", "one.close(); two.close(); sys.exit(3)"]
+)
 def test_link_survives_a_child_that_ends(
     world: Processes, backend: BackendName, options: str, ending: str
 ) -> None:

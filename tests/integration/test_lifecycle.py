@@ -357,6 +357,12 @@ def test_exit_out_of_a_hook_leaves_a_node_that_goes_on(nodes: Nodes, hook: str) 
 def test_poll_inside_a_hook_raises(nodes: Nodes, hook: str) -> None:
     raised: list[BaseException] = []
 
+    def attempt(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except BaseException as exc:
+            raised.append(exc)
+
     def reenter(node: Node) -> None:
         for call in (
             lambda: node.poll(0),
@@ -365,10 +371,7 @@ def test_poll_inside_a_hook_raises(nodes: Nodes, hook: str) -> None:
             lambda: node.wait_connected(2, 0),
             lambda: node.wait_route(RouteRule.node(2), timeout_s=0),
         ):
-            try:
-                call()
-            except BaseException as exc:
-                raised.append(exc)
+            attempt(call)
 
     scenario = Scenario(nodes, hook, reenter)
     scenario.run()
@@ -442,6 +445,22 @@ def test_stop_before_run_makes_it_return_at_once(nodes: Nodes) -> None:
     node.run()
     node.post(node.stop)
     node.run()  # it holds for one run only
+
+
+def test_run_inside_a_hook_does_not_take_back_a_stop(nodes: Nodes) -> None:
+    node = quiet(nodes)
+    raised = []
+
+    def stop_and_run() -> None:
+        node.stop()
+        try:
+            node.run()
+        except RuntimeError as exc:
+            raised.append(exc)
+
+    node.post(stop_and_run)
+    node.run()
+    assert len(raised) == 1
 
 
 def test_close_inside_a_hook_ends_run(nodes: Nodes) -> None:
@@ -540,9 +559,15 @@ def test_close_of_a_node_that_was_never_turned_calls_no_hook(nodes: Nodes) -> No
 
 
 def test_node_as_a_context_manager_is_closed_by_an_exception_too(nodes: Nodes) -> None:
-    with pytest.raises(ZeroDivisionError), quiet(nodes) as node:
-        node.poll(0)
-        raise ZeroDivisionError
+    node = quiet(nodes)
+
+    def fail() -> None:
+        with node:
+            node.poll(0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert node.closed
     assert nodes.sinks[node].stopped == 1
 
@@ -569,10 +594,14 @@ def test_close_with_a_peer_that_never_reads_keeps_to_its_time(nodes: Nodes) -> N
     peer = RawPeer(nodes, one)
     agent = one.agent(SINK)
     conn = one.connections[0].conn_id
-    with pytest.raises(SendQueueFullError):
+
+    def fill() -> None:
         while True:
             agent.send_to_conn(conn, bytes(60_000))
             one.poll(0)
+
+    with pytest.raises(SendQueueFullError):
+        fill()
     start = time.monotonic()
     one.close(timeout_s=0.2)
     assert 0.1 < time.monotonic() - start < 2
@@ -640,7 +669,7 @@ AGENT_ARGUMENTS: dict[str, tuple[object, ...]] = {
 }
 #: What agents and links tell about themselves.
 AGENT_FACTS = {"local_node_id", "service_id", "now_ms", "rtt_ms", "conn_id", "remote_node_id",
-               "remote_addr", "is_outgoing"}  # fmt: skip
+               "remote_addr", "is_open", "is_outgoing"}  # fmt: skip
 
 
 def public_methods(kind: type) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -30,7 +31,7 @@ def nodes() -> Iterator[Nodes]:
 def chain(nodes: Nodes, mix: tuple[BackendName, ...], **options: object) -> list[Node]:
     """Return a chain of nodes with these backends."""
     made = [nodes.add(i + 1, backend=name, **options) for i, name in enumerate(mix)]
-    for left, right in zip(made, made[1:], strict=False):
+    for left, right in pairwise(made):
         nodes.join(right, left)
     last = len(made)
     nodes.until(lambda: made[0].router.path_to_node(last).is_next)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_six_processes_in_a_chain_carry_messages_and_calls(
 ) -> None:
     chain = [world.node(node_id, backend) for node_id in range(1, 7)]
     assert [node.hello["backend"] for node in chain] == [backend] * 6
-    for left, right in zip(chain, chain[1:], strict=False):
+    for left, right in pairwise(chain):
         link(right, left.ask("listen", addr=ANY))
     until_route(world, chain[0], 6)
     until_route(world, chain[-1], 1)
@@ -72,8 +73,7 @@ def diamond(world: Processes, backend: BackendName) -> tuple[dict[int, NodeProce
     for relay in (nodes[2], nodes[3]):
         for addr in ends:
             link(relay, addr)
-    for node_id in (1, 4):
-        world.until(lambda node_id=node_id: nodes[node_id].ask("links") == [2, 3])
+    world.until(lambda: nodes[1].ask("links") == nodes[4].ask("links") == [2, 3])
     until_route(world, nodes[1], 4)
     until_route(world, nodes[4], 1)
     return nodes, ends

@@ -8,6 +8,7 @@ import select
 import socket
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -145,12 +146,12 @@ def test_secret_from_the_environment_is_used(nodes: Nodes, monkeypatch: pytest.M
     nodes.join(one, two)
 
 
-def test_secret_from_the_environment_is_not_added_to_a_whole_config(
+def test_secret_from_the_environment_holds_for_a_whole_config_too(
     backend: BackendName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NETCORE_SECRET", SECRET.decode())
     with Node(NodeConfig(node_id=1), backend=backend) as node:
-        assert node.config.secrets == ()
+        assert node.config.secrets == (SECRET,)
 
 
 def test_secret_given_comes_before_that_of_the_environment(
@@ -303,7 +304,7 @@ def test_byte_bent_on_an_authenticated_link_ends_it_and_delivers_nothing(
     one, two = nodes.add(1, secret=SECRET), nodes.add(2, secret=SECRET)
     proxy = through_proxy(one, two)
     until(nodes, proxy, lambda: linked(one, two))
-    bent = []
+    bent: list[int] = []
 
     def bend(to: int, data: bytes) -> bytes:
         if to != direction or b"precious" not in data or bent:
@@ -513,7 +514,7 @@ def test_handshake_cut_at_every_byte_leaves_the_node_alive(nodes: Nodes) -> None
         with stranger(one) as sock:
             sock.sendall(said[:cut])
             sock.shutdown(socket.SHUT_WR)
-            nodes.until(lambda sock=sock: _is_over(sock))
+            nodes.until(partial(_is_over, sock))
     nodes.until(lambda: one.stats().handshakes_failed == len(said))
     assert nodes.sinks[one].up == []
     nodes.join(nodes.add(2), one)

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from typing import Any
 
 from netcore import (
@@ -125,7 +126,7 @@ class Nodes:
     def chain(self, count: int, **options: Any) -> list[Node]:
         """Return nodes 1, 2, ... each of which dialled the one before."""
         nodes = [self.add(node_id, **options) for node_id in range(1, count + 1)]
-        for left, right in zip(nodes, nodes[1:], strict=False):
+        for left, right in pairwise(nodes):
             right.connect(left.listen(ANY))
         self.until(lambda: all(n.router.path_to_node(count).is_next for n in nodes[:-1]))
         self.until(lambda: all(n.router.path_to_node(1).is_next for n in nodes[1:]))

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Child:
     """A process that talks in lines."""
 
     def __init__(self, backend: BackendName, *args: str, **options: Any) -> None:
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -110,10 +110,8 @@ class Child:
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
-                try:
+                with suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
 
 
 class NodeProcess(Child):
@@ -278,6 +276,9 @@ class Worker:
             self.probe.back.append(answer.payload if answer.ok else repr(answer.error).encode())
 
         self.agent.call(RouteRule.node(to), ADDER, text.encode(), on_done)
+
+    def do_fds(self) -> int:
+        return len(os.listdir("/dev/fd"))
 
     def do_stats(self) -> dict[str, object]:
         return self.node.stats().as_dict()

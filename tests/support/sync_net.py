@@ -77,6 +77,7 @@ class FakeLinkAgent(FakeBehaviorAgent):
     conn_id: int
     remote_node_id: int
     rtt_ms: float | None = None
+    is_open: bool = True
     sent: list[bytes] = field(default_factory=list)
     closed: bool = False
     is_full: bool = False

@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 from netcore import (
     ConnectionHandler,
     ConnectionStats,
+    LocalError,
     MemoryNetwork,
     MemoryTransport,
     NetworkBehavior,
     Node,
     OutgoingConnectionError,
+    _backend,
 )
 from netcore._backend import BackendName
 from netcore.routing import RouterTable
+from support.hosts import FakeHost
 
 #: More turns than any test needs to come to rest.
 MAX_TURNS = 20_000
@@ -35,6 +38,7 @@ class Cluster:
     Attributes:
         now_ms: The time of all nodes.
         nodes: Every node ever added, also closed ones.
+        peers: Strangers that speak bytes.
         frozen: Those that get no turns: silent, with their sockets open.
         caught: Where interrupts that come out of a node go; None: out of ``settle``.
     """
@@ -51,6 +55,7 @@ class Cluster:
         self.network = MemoryNetwork(latency_ms, window_bytes)
         self.now_ms = 1_000_000
         self.nodes: list[Node] = []
+        self.peers: list[RawPeer] = []
         self.frozen: set[Node] = set()
         self.caught: list[BaseException] | None = None
         self._seed = seed * 1_000
@@ -108,7 +113,8 @@ class Cluster:
     def settle(self) -> None:
         """Give every node turns until nothing is left to do at this moment."""
         for _ in range(MAX_TURNS):
-            if not sum(self._turn(node) for node in self.awake()):  # each of them, every round
+            busy = sum(self._turn(node) for node in self.awake())  # each of them, every round
+            if not busy + sum(peer.turn() for peer in self.peers):
                 return
         raise AssertionError("the nodes do not come to rest")
 
@@ -148,7 +154,8 @@ class Cluster:
             self.settle()
 
     def _due_ms(self) -> int | None:
-        dues = (node.next_deadline_ms() for node in self.awake())
+        dues = [node.next_deadline_ms() for node in self.awake()]
+        dues += [peer.loop.next_deadline_ms() for peer in self.peers]
         return min((due for due in dues if due is not None), default=None)
 
     # -- the end -----------------------------------------------------------------------------------
@@ -157,6 +164,8 @@ class Cluster:
         """Close every node; each gets its hooks."""
         for node in self.nodes:
             node.close(0)
+        for peer in self.peers:
+            peer.loop.close()
 
     def total(self, counter: str) -> int:
         """Return the sum of a counter over all nodes."""
@@ -166,6 +175,59 @@ class Cluster:
         """Check that every message that was sent was delivered or is in a drop counter."""
         sent, delivered = self.total("messages_sent"), self.total("messages_delivered")
         assert sent == delivered + self.total("dropped"), [n.stats().as_dict() for n in self.nodes]
+
+
+class RawPeer:
+    """The other end of a link, in the hands of a test: it shakes hands and then sends any bytes.
+
+    Attributes:
+        received: Every byte of the node after the handshake.
+        ended: Whether the node ended its stream.
+    """
+
+    def __init__(self, cluster: Cluster, node_id: int, target: Node) -> None:
+        self.loop = _backend.load(cluster.backend).Loop(clock=lambda: cluster.now_ms)
+        self._host = FakeHost(self.loop, node_id, [MemoryTransport(cluster.network, f"p{node_id}")])
+        self._host.dial(str(target.addrs[0].endpoints[0]), node=target.node_id)
+        self.received = bytearray()
+        self.ended = False
+        cluster.peers.append(self)
+        cluster.until(lambda: self._host.up)
+        channel = self._host.up[0].stream.channel
+        assert channel is not None
+        self._channel = channel
+        channel.set_target(self)
+        cluster.settle()
+
+    def write(self, data: bytes) -> int:
+        """Send bytes; returns how many the channel took."""
+        return self._channel.write(data)
+
+    def frame(self, kind: int, body: bytes) -> None:
+        """Send one frame."""
+        self.write(bytes([kind]) + len(body).to_bytes(3, "big") + body)
+
+    def end(self) -> None:
+        """End the stream without a word."""
+        self._channel.close()
+
+    def stop_reading(self) -> None:
+        """Leave what comes where it is."""
+        self._channel.set_target(None)
+
+    def turn(self) -> bool:
+        busy = self.loop.next_deadline_ms() == 0
+        served: int = self.loop.run_once(0)
+        return served > 0 or bool(busy)
+
+    def receive_data(self, data: bytes) -> None:
+        self.received += data
+
+    def receive_eof(self) -> None:
+        self.ended = True
+
+    def channel_writable(self) -> None:
+        pass
 
 
 @contextmanager
@@ -251,6 +313,21 @@ class Log:
     def errors(self) -> list[OutgoingConnectionError]:
         """Return what ``on_outgoing_connection_error`` got, once per behavior."""
         return self.details("error")
+
+
+def on(hook: str, reaction: Reaction) -> dict[str, Any]:
+    """Return what ``Spy`` takes, where the hook is a variable: ``Spy(**on(hook, reaction))``."""
+    return {hook: reaction}
+
+
+def until_refused(send: Callable[[], object]) -> Any:
+    """Send until that raises a LocalError, and return it."""
+    try:
+        for _ in range(1_000_000):
+            send()
+    except LocalError as err:
+        return err
+    raise AssertionError("there is no bound")
 
 
 class Spy(NetworkBehavior):

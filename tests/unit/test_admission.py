@@ -14,16 +14,16 @@ from netcore import (
     DuplicateNodeId,
     HandshakeTimeout,
     IdentityMismatch,
-    Node,
     RemoteRejected,
     SelfConnect,
     TooManyConnections,
     UnsupportedProtocol,
 )
 from netcore._backend import BackendName
+from support.campaign import SECRET, Campaign
 from support.virtual import Cluster, Log, Spy, check_log, cluster_of
 
-SECRET, OTHER_SECRET = b"0123456789abcdef", b"fedcba9876543210"
+OTHER_SECRET = b"fedcba9876543210"
 
 
 @pytest.fixture
@@ -483,93 +483,3 @@ def test_random_dials_and_closes_end_every_conn_id_exactly_once(
         cluster.advance(20_000)
         campaign.check_living()
     campaign.check_all()
-
-
-class Campaign:
-    """Random dials, closes, freezes, restarts and ends of nodes."""
-
-    def __init__(self, cluster: Cluster, rng: random.Random) -> None:
-        self.cluster = cluster
-        self.rng = rng
-        self.logs: dict[Node, Log] = {}
-        self.dialled: dict[Node, list[int]] = {}
-        for node_id in rng.sample(range(100), 4):
-            self.add(node_id)
-
-    def add(self, node_id: int) -> None:
-        log = Log()
-        node = self.cluster.add(
-            node_id,
-            Spy(10, log, connected=self.sometimes_close),
-            Spy(20, log, check_in=self.sometimes_refuse, check_out=self.sometimes_refuse),
-            secret=OTHER_SECRET if self.rng.random() < 0.1 else SECRET,
-            handshake_timeout_ms=500,
-            dead_ms=1_000,
-        )
-        self.logs[node], self.dialled[node] = log, []
-
-    def sometimes_close(self, agent: object, conn: object) -> None:
-        if self.rng.random() < 0.1:
-            conn.close()  # type: ignore[attr-defined]
-
-    def sometimes_refuse(self, node: int | None, conn_id: int) -> None:
-        if self.rng.random() < 0.1:
-            raise ValueError("no")
-
-    def living(self) -> list[Node]:
-        return [node for node in self.logs if not node.closed]
-
-    def step(self) -> None:
-        action = self.rng.choice([self.dial] * 6 + [self.cross, self.close_links, self.end_node])
-        action()
-        if self.rng.random() < 0.1:
-            self.cluster.frozen ^= {self.rng.choice(self.living())}
-        if self.rng.random() < 0.7:
-            self.cluster.advance(self.rng.choice([0, 0, 1, 10, 100, 700]))
-
-    def dial(self) -> None:
-        node, other = self.rng.choice(self.living()), self.rng.choice(list(self.logs))
-        addr = other.addrs[0]  # perhaps its own, perhaps that of a node that is gone
-        chance = self.rng.random()
-        if chance < 0.1:
-            addr = addr.with_node_id(None)
-        elif chance < 0.2:
-            addr = addr.with_node_id(self.rng.randrange(100))
-        self.dialled[node].append(node.connect(addr, parallel=self.rng.random() < 0.2))
-        if self.rng.random() < 0.1:
-            node.agent(10).close_conn(self.rng.choice(self.dialled[node]))
-
-    def cross(self) -> None:
-        pair = self.rng.sample(self.living(), 2) if len(self.living()) > 1 else []
-        for one, other in (pair, pair[::-1]) if pair else ():
-            self.dialled[one].append(self.cluster.dial(one, other))
-
-    def close_links(self) -> None:
-        node = self.rng.choice(self.living())
-        for link in node.connections:
-            if self.rng.random() < 0.5:
-                node.agent(20).close_conn(link.conn_id)
-
-    def end_node(self) -> None:
-        if self.rng.random() < 0.5:
-            node = self.rng.choice(self.living())
-            node.close(0)
-            self.cluster.frozen.discard(node)
-            self.add(node.node_id)
-
-    def check_living(self) -> None:
-        for node in self.living():
-            check_log(self.logs[node], [10, 20], dialled=self.dialled[node], closed=False)
-            stats = node.stats()
-            assert stats.half_open == 0
-            assert stats.dials == len(self.dialled[node])
-            assert stats.links_opened == stats.links_closed + len(stats.links)
-            for conn_id in self.dialled[node]:
-                assert len(self.logs[node].of("connected", "error", conn=conn_id)) == 2
-
-    def check_all(self) -> None:
-        for node, log in self.logs.items():
-            if log.entries:
-                check_log(log, [10, 20], dialled=self.dialled[node])
-            else:
-                assert not self.dialled[node]

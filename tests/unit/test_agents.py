@@ -292,9 +292,8 @@ def test_nothing_is_reentrant_across_all_hooks(cluster: Cluster) -> None:
     hooks = ("started", "stopped", "tick", "connected", "disconnected", "error", "message",
              "from_handler", "opened", "link_tick", "event", "measured", "closed",
              "from_behavior", "from_other")  # fmt: skip
-    node = cluster.add(
-        1, Spy(10, log, **dict.fromkeys(hooks, ask_everything)), Spy(20, log, rpc=refuse_rpc)
-    )
+    reactions: dict[str, Any] = dict.fromkeys(hooks, ask_everything)
+    node = cluster.add(1, Spy(10, log, **reactions), Spy(20, log, rpc=refuse_rpc))
     other = cluster.add(2, Spy())
     cluster.join(other, node)
     other.agent(10).send_to_node(1, b"")

@@ -29,7 +29,7 @@ from netcore import (
     wire,
 )
 from netcore._backend import BackendName
-from netcore.envelope import encode_ok
+from netcore.envelope import encode_ok, encode_request
 from support.virtual import Cluster, Log, Spy, check_log, cluster_of
 
 Answers = list[CallAnswer]
@@ -44,6 +44,16 @@ def cluster(backend: BackendName) -> Iterator[Cluster]:
 def echo(agent: Any, req: Any, res: Any) -> bool:
     res.ok(req.payload)
     return True
+
+
+def keep(kept: list[Any]) -> Any:
+    """Return an ``on_rpc`` that leaves the answer for later."""
+
+    def on_rpc(agent: Any, req: Any, res: Any) -> bool:
+        kept.append(res)
+        return True
+
+    return on_rpc
 
 
 def pair(cluster: Cluster, rpc: Any, **config: Any) -> tuple[Node, Node]:
@@ -277,8 +287,8 @@ def test_answer_object_in_a_cycle_is_dropped_by_the_collector(cluster: Cluster) 
 
 
 def test_no_answer_is_call_timeout_at_the_deadline(cluster: Cluster) -> None:
-    kept: list[object] = []
-    caller, _ = pair(cluster, lambda agent, req, res: kept.append(res) or True)
+    kept: list[Any] = []
+    caller, _ = pair(cluster, keep(kept))
     begin = cluster.now_ms
     error = call(cluster, caller, timeout_ms=700).error
     assert isinstance(error, CallTimeout)
@@ -288,8 +298,8 @@ def test_no_answer_is_call_timeout_at_the_deadline(cluster: Cluster) -> None:
 
 
 def test_timeouts_come_in_the_order_of_their_deadlines(cluster: Cluster) -> None:
-    kept: list[object] = []
-    caller, _ = pair(cluster, lambda agent, req, res: kept.append(res) or True)
+    kept: list[Any] = []
+    caller, _ = pair(cluster, keep(kept))
     order: list[int] = []
     for timeout_ms in (500, 100, 900, 300):
         caller.agent(10).call(
@@ -322,7 +332,7 @@ def test_late_answer_is_counted_and_otherwise_ignored(cluster: Cluster) -> None:
 
 def test_answer_of_another_node_than_the_one_asked_is_ignored(cluster: Cluster) -> None:
     kept: list[Any] = []
-    caller, _ = pair(cluster, lambda agent, req, res: kept.append(res) or True)
+    caller, _ = pair(cluster, keep(kept))
     liar = cluster.add(3, Spy())
     cluster.join(liar, caller)
     answers: Answers = []
@@ -340,7 +350,7 @@ def test_answer_of_another_node_than_the_one_asked_is_ignored(cluster: Cluster) 
 
 def test_answer_seen_twice_ends_the_call_once(cluster: Cluster) -> None:
     kept: list[Any] = []
-    caller, callee = pair(cluster, lambda agent, req, res: kept.append(res) or True)
+    caller, callee = pair(cluster, keep(kept))
     answers: Answers = []
     caller.agent(10).call(RouteRule.node(2), 10, b"", answers.append)
     cluster.settle()
@@ -354,8 +364,6 @@ def test_answer_seen_twice_ends_the_call_once(cluster: Cluster) -> None:
 
 def test_request_seen_twice_runs_twice_but_ends_the_call_once(cluster: Cluster) -> None:
     # netcore itself never repeats a request; a network that does must not confuse the caller.
-    from netcore.envelope import encode_request
-
     spy = Spy(rpc=echo)
     caller, callee = cluster.add(1, Spy()), cluster.add(2, spy)
     cluster.join(caller, callee)
@@ -415,7 +423,7 @@ def test_answer_that_is_too_big_may_be_given_smaller(cluster: Cluster) -> None:
 
 def test_answer_to_a_caller_that_is_gone_raises_no_route(cluster: Cluster) -> None:
     kept: list[Any] = []
-    caller, _ = pair(cluster, lambda agent, req, res: kept.append(res) or True)
+    caller, _ = pair(cluster, keep(kept))
     caller.agent(10).call(RouteRule.node(2), 10, b"", lambda answer: None)
     cluster.settle()
     caller.close()
@@ -426,7 +434,7 @@ def test_answer_to_a_caller_that_is_gone_raises_no_route(cluster: Cluster) -> No
 
 def test_answer_of_a_closed_node_raises(cluster: Cluster) -> None:
     kept: list[Any] = []
-    caller, callee = pair(cluster, lambda agent, req, res: kept.append(res) or True)
+    caller, callee = pair(cluster, keep(kept))
     caller.agent(10).call(RouteRule.node(2), 10, b"", lambda answer: None)
     cluster.settle()
     callee.close()
@@ -449,7 +457,7 @@ def test_interrupted_on_rpc_is_remote_failure(cluster: Cluster) -> None:
 
 def test_on_done_follows_exactly_once_when_the_node_closes(cluster: Cluster) -> None:
     kept: list[Any] = []
-    caller, _ = pair(cluster, lambda agent, req, res: kept.append(res) or True)
+    caller, _ = pair(cluster, keep(kept))
     answers: Answers = []
     for _ in range(5):
         caller.agent(10).call(RouteRule.node(2), 10, b"", answers.append)
@@ -468,7 +476,7 @@ def test_call_begun_in_the_last_on_done_is_refused(cluster: Cluster) -> None:
     answers: Answers = []
     kept: list[Any] = []
     log = Log()
-    caller = cluster.add(1, Spy(10, log, rpc=lambda agent, req, res: kept.append(res) or True))
+    caller = cluster.add(1, Spy(10, log, rpc=keep(kept)))
     caller.agent(10).call(RouteRule.node(1), 10, b"", again)
     cluster.settle()
     caller.close()
@@ -482,7 +490,7 @@ def test_on_done_that_raises_is_counted_and_the_others_follow(cluster: Cluster) 
         raise ValueError
 
     kept: list[Any] = []
-    caller, _ = pair(cluster, lambda agent, req, res: kept.append(res) or True)
+    caller, _ = pair(cluster, keep(kept))
     answers: Answers = []
     for on_done in (fail, answers.append, fail, answers.append):
         caller.agent(10).call(RouteRule.node(2), 10, b"", on_done, 100)
@@ -521,7 +529,7 @@ def test_on_done_that_cannot_be_called_raises(cluster: Cluster) -> None:
 def test_calls_beyond_max_pending_calls_are_refused(cluster: Cluster) -> None:
     kept: list[Any] = []
     caller = cluster.add(1, Spy(), max_pending_calls=3)
-    callee = cluster.add(2, Spy(rpc=lambda agent, req, res: kept.append(res) or True))
+    callee = cluster.add(2, Spy(rpc=keep(kept)))
     cluster.join(caller, callee)
     answers: Answers = []
     for _ in range(3):
@@ -539,9 +547,7 @@ def test_calls_beyond_max_pending_calls_are_refused(cluster: Cluster) -> None:
 
 def test_requests_beyond_max_answers_open_get_busy(cluster: Cluster) -> None:
     kept: list[Any] = []
-    caller, callee = pair(
-        cluster, lambda agent, req, res: kept.append(res) or True, max_answers_open=2
-    )
+    caller, callee = pair(cluster, keep(kept), max_answers_open=2)
     answers: Answers = []
     for _ in range(4):
         caller.agent(10).call(RouteRule.node(2), 10, b"", answers.append)

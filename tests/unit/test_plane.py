@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from netcore import (
     BehaviorRejected,
     ConnectionRejected,
     HandlerRoute,
+    LocalError,
     NetworkBehavior,
     Node,
     NoRouteError,
@@ -18,7 +20,7 @@ from netcore import (
     RemoteRejected,
 )
 from netcore._backend import BackendName
-from support.virtual import Cluster, Log, Spy, check_log, cluster_of
+from support.virtual import Cluster, Log, Spy, check_log, cluster_of, on
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def test_poll_inside_a_hook_raises(cluster: Cluster, hook: str) -> None:
         refused.append(hook)
 
     refused: list[str] = []
-    node = cluster.add(1, Spy(**{hook: again}))
+    node = cluster.add(1, Spy(**on(hook, again)))
     other = cluster.add(2, Spy())
     cluster.join(node, other)
     node.agent(10).send_local(b"")
@@ -271,7 +273,7 @@ def test_new_neighbour_can_be_reached_by_its_id_in_the_first_hooks(
         agent.send_to_node(2, b"welcome")
 
     there = Spy()
-    node = cluster.add(1, Spy(**{hook: greet}))
+    node = cluster.add(1, Spy(**on(hook, greet)))
     cluster.dial(node, cluster.add(2, there))
     cluster.settle()
     assert there.log.details("event") == [b"welcome"]
@@ -284,7 +286,7 @@ def test_gone_neighbour_cannot_be_reached_in_the_last_hooks(cluster: Cluster, ho
         with pytest.raises(NoRouteError):
             agent.send_to_node(2, b"too late")
 
-    spy = Spy(**{hook: say_goodbye})
+    spy = Spy(**on(hook, say_goodbye))
     node = cluster.add(1, spy)
     cluster.join(node, cluster.add(2))
     node.agent(10).close_node(2)
@@ -356,9 +358,11 @@ def test_check_that_raises_something_else_refuses(cluster: Cluster, hook: str) -
         raise ZeroDivisionError("the text stays here")
 
     log = Log()
-    reactions = {hook: fail}
-    node = cluster.add(1, Spy(10, log, **(reactions if hook == "check_out" else {})))
-    other = cluster.add(2, Spy(10, **(reactions if hook == "check_in" else {})))
+    # Each of the two is asked one of the hooks only.
+    node, other = (
+        cluster.add(1, Spy(10, log, **on(hook, fail))),
+        cluster.add(2, Spy(**on(hook, fail))),
+    )
     cluster.dial(node, other)
     cluster.settle()
     (err,) = log.errors()
@@ -553,7 +557,7 @@ def test_ticks_come_at_their_interval(cluster: Cluster) -> None:
     cluster.advance(5_000)
     times = spy.log.details("tick")
     assert len(times) == 20
-    assert {later - earlier for earlier, later in zip(times, times[1:], strict=False)} == {250}
+    assert {later - earlier for earlier, later in pairwise(times)} == {250}
 
 
 def test_tick_tells_the_configured_interval_and_the_time(cluster: Cluster) -> None:
@@ -602,8 +606,6 @@ def test_nodes_do_not_tick_at_the_same_moment(cluster: Cluster) -> None:
 
 
 def test_agent_of_an_unknown_service_raises(cluster: Cluster) -> None:
-    from netcore import LocalError
-
     node = cluster.add(1, Spy(10))
     with pytest.raises(LocalError, match="no behavior with service id 11"):
         node.agent(11)

@@ -61,7 +61,7 @@ def test_reserved_service_id_is_refused(number: int) -> None:
 
 @pytest.mark.parametrize("number", [-1, 256, True, "10", None, 1.0])
 def test_service_id_out_of_range_is_refused(number: Any) -> None:
-    with pytest.raises(ValueError, match="a service id is an int in 0..255"):
+    with pytest.raises(ValueError, match=r"a service id is an int in 0\.\.255"):
         Node(1, [behavior(number)])
 
 

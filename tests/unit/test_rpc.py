@@ -15,7 +15,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from netcore import wire
-from netcore.envelope import Answer, decode_envelope
+from netcore.envelope import Answer, decode_envelope, error_of
 from netcore.errors import (
     AnswerDropped,
     CallError,
@@ -35,7 +35,6 @@ from netcore.rpc import (
     PendingCalls,
     RpcAnswer,
     RpcRequest,
-    error_of,
 )
 
 NODE_A = 7
