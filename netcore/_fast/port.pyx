@@ -115,11 +115,15 @@ cdef class Port:
             ttl,
         )
 
-    def reply(self, Message message not None, payload):
+    def reply(self, message, payload):
         """Send back to the message's node and service, with its ``stream_id``."""
-        if not message.c_has_from:
+        cdef Message asked
+        if not isinstance(message, Message):
+            raise TypeError(f"a reply is to a Message, not to {type(message).__name__}")
+        asked = <Message>message
+        if not asked.c_has_from:
             raise NoRouteError("a sender that did not give its node id")
         self._switch._originate(
-            KIND_MESSAGE, ROUTE_NODE, message.c_from_node, payload, self.service_id,
-            message.from_service, message.stream_id, 0, DEFAULT_TTL_HOPS,
+            KIND_MESSAGE, ROUTE_NODE, asked.c_from_node, payload, self.service_id,
+            asked.from_service, asked.stream_id, 0, DEFAULT_TTL_HOPS,
         )

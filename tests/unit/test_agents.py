@@ -104,10 +104,13 @@ def test_handler_route_to_a_node_takes_the_lowest_rtt(backend: BackendName) -> N
         spy = Spy()
         node, other = cluster.add(1, spy), cluster.add(2)
         cluster.join(node, other)
+        cluster.advance(50)  # the first PONG, which measures the link, is back
         cluster.network.latency_ms = 5
         fast = cluster.join(node, other, parallel=True)
+        cluster.advance(20)
         cluster.network.latency_ms = 40
         cluster.join(node, other, parallel=True)
+        cluster.advance(100)
         node.agent(10).send_to_handler(HandlerRoute.node(2), "fast")
         cluster.settle()
         assert [e.conn for e in spy.log.of("from_behavior")] == [fast]
@@ -315,14 +318,14 @@ def test_commands_beyond_the_bound_are_refused_and_counted(cluster: Cluster) -> 
     def ask(agent: Any, message: Any) -> None:
         for _ in range(16):
             agent.close_node(5)
-        for ask_more in (
-            lambda: agent.close_node(5),
-            lambda: agent.close_conn(5),
-            lambda: agent.connect_to("/memory/nobody"),
-            lambda: agent.send_to_handler(HandlerRoute.node(1), "x"),
+        for ask_more, args in (
+            (agent.close_node, (5,)),
+            (agent.close_conn, (5,)),
+            (agent.connect_to, ("/memory/nobody",)),
+            (agent.send_to_handler, (HandlerRoute.node(1), "x")),
         ):
             with pytest.raises(QueueFullError) as caught:
-                ask_more()
+                ask_more(*args)
             errors.append(caught.value)
 
     errors: list[QueueFullError] = []

@@ -403,3 +403,9 @@ def test_exception_of_a_hook_called_locally_is_told(rig: Rig) -> None:
     port(rig).send_local(b"")
     rig.turn()
     assert rig.sink.of("hook error") == [("ValueError", "no")]
+
+
+@pytest.mark.parametrize("thing", [None, 1, b"message", object()])
+def test_reply_to_something_else_raises_a_type_error(rig: Rig, thing: Any) -> None:
+    with pytest.raises(TypeError, match=f"a reply is to a Message, not to {type(thing).__name__}"):
+        port(rig).reply(thing, b"")

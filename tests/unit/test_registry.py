@@ -55,13 +55,13 @@ def test_service_id_used_twice_names_both_behaviors() -> None:
 
 @pytest.mark.parametrize("number", [240, 255])
 def test_reserved_service_id_is_refused(number: int) -> None:
-    with pytest.raises(ValueError, match=f"{number} of Numbered is reserved; use 0..239"):
+    with pytest.raises(ValueError, match=rf"0\.\.239, not {number}; 240\.\.255 are reserved"):
         Node(1, [behavior(number)])
 
 
 @pytest.mark.parametrize("number", [-1, 256, True, "10", None, 1.0])
 def test_service_id_out_of_range_is_refused(number: Any) -> None:
-    with pytest.raises(ValueError, match=r"a service id is an int in 0\.\.255"):
+    with pytest.raises(ValueError, match=r"Numbered: a service id is an int in 0\.\.239"):
         Node(1, [behavior(number)])
 
 
