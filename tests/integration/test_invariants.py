@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -38,12 +39,17 @@ def layered(node: Node) -> LayeredRouter:
 
 def random_network(cluster: Cluster, rng: random.Random, ids: list[int]) -> list[Node]:
     """Return connected nodes with some more links than a tree has, their routes settled."""
-    nodes = [cluster.add(node_id, Spy(10)) for node_id in ids]
+    calm: dict[str, Any] = {
+        "ping_interval_ms": 500,
+        "dead_ms": 3_000,
+        "tick_ms": 60_000,
+    }  # for speed only
+    nodes = [cluster.add(node_id, Spy(10), **calm) for node_id in ids]
     for number, node in enumerate(nodes[1:], 1):
         cluster.join(node, rng.choice(nodes[:number]))
     for _ in range(len(nodes) // 2):
         cluster.dial(*rng.sample(nodes, 2))
-    cluster.advance(10_000)
+    cluster.advance(4_000)
     return nodes
 
 
@@ -91,10 +97,8 @@ def test_invariant_02_no_hook_for_a_link_after_its_disconnected(cluster: Cluster
 
 
 def try_it(ask: Any) -> None:
-    try:
+    with contextlib.suppress(LocalError):  # it is gone, and should say no more than that
         ask()
-    except LocalError:
-        pass  # the link is gone; that is what it should say
 
 
 def test_invariant_02_nothing_at_all_after_on_stopped(cluster: Cluster) -> None:
@@ -271,7 +275,7 @@ ID_SETS = {
 }
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("ids", ID_SETS.values(), ids=ID_SETS)
 def test_invariant_05_every_key_has_one_owner(
     backend: BackendName, ids: list[int], seed: int
@@ -290,7 +294,7 @@ def xor_order(node_id: int, key: int) -> tuple[int, ...]:
     return tuple((node_id ^ key) >> shift & 0xFF for shift in (24, 16, 8, 0))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("ids", ID_SETS.values(), ids=ID_SETS)
 def test_invariant_05_next_hops_towards_any_node_are_loop_free(
     backend: BackendName, ids: list[int], seed: int
@@ -315,7 +319,7 @@ def follow(nodes: list[Node], start: Node, rule: RouteRule) -> int:
     raise AssertionError(f"{rule} from {start} goes round in a loop")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_invariant_05_split_horizon_holds_in_every_sync(backend: BackendName, seed: int) -> None:
     ids = ID_SETS["one group"]
     with cluster_of(backend, seed=seed) as cluster:
@@ -331,7 +335,7 @@ def test_invariant_05_split_horizon_holds_in_every_sync(backend: BackendName, se
 
 
 @pytest.mark.parametrize("how", ["closed", "dead"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_invariant_06_nothing_mentions_a_link_that_is_gone(
     backend: BackendName, seed: int, how: str
 ) -> None:
@@ -343,7 +347,7 @@ def test_invariant_06_nothing_mentions_a_link_that_is_gone(
             gone.close()
         else:
             cluster.frozen.add(gone)
-        cluster.advance(30_000)
+        cluster.advance(8_000)
         for node in nodes:
             if node is not gone:
                 check_forgotten(node, gone)
@@ -474,7 +478,11 @@ def test_invariant_07_request_runs_at_most_once(backend: BackendName) -> None:
 
 def test_invariant_09_queues_stay_within_their_bounds_under_a_flood(backend: BackendName) -> None:
     with cluster_of(backend, window_bytes=4_096, latency_ms=5) as cluster:
-        limit = {"write_high_bytes": 20_000, "write_low_bytes": 5_000, "control_queue_bytes": 8_192}
+        limit: dict[str, Any] = {
+            "write_high_bytes": 20_000,
+            "write_low_bytes": 5_000,
+            "control_queue_bytes": 8_192,
+        }
         nodes = [cluster.add(number, Spy(), **limit) for number in range(1, 5)]
         cluster.chain(*nodes)
         refused = 0
@@ -538,18 +546,16 @@ def test_invariant_10_time_is_what_the_clock_says(backend: BackendName, seed: in
     assert story(backend, seed, 5) == story(backend, seed, 1 << 45)
 
 
+@pytest.mark.parametrize("backend", ["fast"], indirect=True)
 @pytest.mark.parametrize("seed", range(10))
 def test_invariant_10_both_backends_tell_the_same_story(backend: BackendName, seed: int) -> None:
-    if backend == "pure":
-        pytest.skip("compared by the other one")
-    assert story("fast", seed) == story("pure", seed)
+    assert story(backend, seed) == story("pure", seed)
 
 
+@pytest.mark.parametrize("backend", ["fast"], indirect=True)
 @pytest.mark.parametrize("seed", range(5))
 def test_invariant_10_both_backends_count_the_same(backend: BackendName, seed: int) -> None:
-    if backend == "pure":
-        pytest.skip("compared by the other one")
-    assert counts("fast", seed) == counts("pure", seed)
+    assert counts(backend, seed) == counts("pure", seed)
 
 
 def counts(backend: BackendName, seed: int) -> list[dict[str, object]]:
