@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
-from .errors import NodeClosedError
+from .errors import ConnectionRejected, NodeClosedError
 
 if TYPE_CHECKING:
     from ._backend import kernels
@@ -69,6 +69,23 @@ class HookRunner:
         except BaseException as exc:
             self.hold(exc)
             raise HookFailed from None
+
+    def refusal(self, hook: Callable[..., object], node_id: int | None, conn_id: int) -> str | None:
+        """Call a ``check_*`` hook and return its reason to refuse; None when it agrees.
+
+        One that raises anything else than ``ConnectionRejected`` refuses too.
+        """
+        try:
+            hook(node_id, conn_id)
+        except ConnectionRejected as exc:
+            return exc.reason
+        except Exception as exc:
+            self.on_error(hook, exc)
+            return "internal error"
+        except BaseException as exc:
+            self.hold(exc)
+            return "internal error"
+        return None
 
     def hold(self, exc: BaseException) -> None:
         """Keep an interrupt until the end of the turn, and hurry the loop there; the first wins."""

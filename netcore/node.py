@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import os
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 from . import _backend, wire
 from .address import NodeAddr, is_loopback, parse_addr
@@ -24,6 +21,7 @@ from .errors import (
     NodeClosedError,
     WaitTimeoutError,
 )
+from .goodbye import say_goodbye
 from .host import Host
 from .ids import ConnId, NodeId, check_node_id
 from .plane import Plane
@@ -34,6 +32,7 @@ from .routing import RouterTable
 from .rpc import CallAnswer
 from .stats import LinkStats, NodeStats
 from .transport import MemoryTransport, TcpTransport, Transport, UnixTransport
+from .wiring import clock_us, config_of, make_switch, milliseconds
 
 if TYPE_CHECKING:
     import selectors
@@ -41,9 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Node"]
 
 BackendName = Literal["fast", "pure"]
-
-#: Turns of the loop that ``close`` makes at most when time is not real.
-MAX_VIRTUAL_TURNS: Final = 1_000
 
 
 @final
@@ -84,12 +80,12 @@ class Node:
         rng: random.Random | None = None,
         **config: int | bool,
     ) -> None:
-        self._config = _config_of(node, secret, config)
+        self._config = config_of(node, secret, config)
         kernels = _backend.kernels if backend is None else _backend.load(backend)
         self.backend: BackendName = kernels.NAME
         self._rng = random.SystemRandom() if rng is None else rng
         self._virtual = clock_ms is not None
-        clock_us = _clock_us if clock_ms is None else lambda: clock_ms() * 1_000
+        micros = clock_us if clock_ms is None else lambda: clock_ms() * 1_000
         bound = bind_router(router, self._config.node_id, kernels.RouteTable)
         self._router = bound.router
         self._loop: _backend.kernels.Loop = kernels.Loop(
@@ -99,7 +95,7 @@ class Node:
             max_posts=self._config.max_posts,
         )
         try:
-            self._assemble(kernels, bound, behaviors, transports, clock_us)
+            self._assemble(kernels, bound, behaviors, transports, micros)
         except BaseException:
             self._loop.close()
             raise
@@ -134,7 +130,7 @@ class Node:
             clock_us=clock_us,
             reserved=bound.services(self._rng),
         )
-        self._switch = _make_switch(
+        self._switch = make_switch(
             kernels.Switch, self._loop, bound.for_switch, self._plane, self._config
         )
         self._plane.bind(self._switch)
@@ -243,7 +239,7 @@ class Node:
         try:
             if not self._started:
                 self._start()
-            served = self._loop.run_once(None if timeout_s is None else _ms(timeout_s))
+            served = self._loop.run_once(None if timeout_s is None else milliseconds(timeout_s))
         finally:
             self._close_if_asked()
         self._plane.raise_interrupt()
@@ -327,7 +323,9 @@ class Node:
         """
         self._check_outside("call")
         answers: list[CallAnswer] = []
-        self._plane.call(service_id, route, service_id, payload, answers.append, _ms(timeout_s))
+        self._plane.call(
+            service_id, route, service_id, payload, answers.append, milliseconds(timeout_s)
+        )
         while not answers:
             self.poll(None)
         return answers[0].result()
@@ -417,7 +415,7 @@ class Node:
         self._closed = True
         self._plane.refuse_new()
         try:
-            self._say_goodbye(timeout_s)
+            say_goodbye(self._plane, self._host, self._loop, timeout_s, virtual=self._virtual)
         finally:
             self._plane.stop()
             self._switch.refuse_sends(NodeClosedError())
@@ -425,29 +423,6 @@ class Node:
             self._loop.close()
             forget_fork(self)
         self._plane.raise_interrupt()
-
-    def _say_goodbye(self, timeout_s: float) -> None:
-        try:
-            self._host.stop_accepting()
-            for link in self._plane.links:
-                link.conn.close(wire.CLOSE_SHUTDOWN, "the node is going away")
-            self._await_goodbyes(timeout_s)
-        except BaseException as exc:  # Ctrl-C: not a moment longer, but every link gets its hooks
-            self._plane.hold_interrupt(exc)
-            self._host.stop_accepting()  # what it had not come to yet
-        for link in self._plane.links:
-            link.conn.fail(wire.CLOSE_LOST, "the neighbour did not finish closing in time")
-        self._loop.run_once(0)
-
-    def _await_goodbyes(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        for turn in range(1 << 30):
-            left = deadline - time.monotonic()
-            if not len(self._plane.links) or (left <= 0 and turn):  # one turn writes what it can
-                break
-            if self._virtual and turn >= MAX_VIRTUAL_TURNS:
-                break
-            self._loop.run_once(0 if self._virtual else _ms(left))
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -503,52 +478,3 @@ class Node:
         self._host.abandon()
         for conn in self._switch.connections():
             conn.abandon()
-
-
-def _config_of(
-    node: int | NodeConfig, secret: Secret | None, fields: dict[str, int | bool]
-) -> NodeConfig:
-    if isinstance(node, NodeConfig):
-        if secret is not None or fields:
-            raise LocalError("give settings in the NodeConfig, or with a node id; not both")
-        from_env = _secret_from(node.secret)
-        return node if node.secret == from_env else replace(node, secret=from_env)
-    return NodeConfig(node_id=node, secret=_secret_from(secret), **fields)  # type: ignore[arg-type]
-
-
-def _secret_from(secret: Secret | None) -> Secret | None:
-    """Return the secret given, else that of the environment."""
-    return secret if secret is not None else os.environ.get("NETCORE_SECRET") or None
-
-
-def _make_switch(
-    switch: type[_backend.kernels.Switch],
-    loop: _backend.kernels.Loop,
-    router: RouterTable | _backend.kernels.RouteTable,
-    plane: Plane,
-    config: NodeConfig,
-) -> _backend.kernels.Switch:
-    return switch(
-        loop,
-        router,
-        plane,
-        node_id=config.node_id,
-        max_frame_bytes=config.max_frame_bytes,
-        read_budget_bytes=config.read_budget_bytes,
-        write_high_bytes=config.write_high_bytes,
-        write_low_bytes=config.write_low_bytes,
-        control_queue_bytes=config.control_queue_bytes,
-        local_queue_bytes=config.local_queue_bytes,
-        close_timeout_ms=config.close_timeout_ms,
-    )
-
-
-def _ms(seconds: float) -> int:
-    """Return milliseconds, rounded up; ``inf`` is the longest time that can be said."""
-    if not isinstance(seconds, int | float) or math.isnan(seconds):
-        raise LocalError(f"a timeout is a number of seconds, not {seconds!r}")
-    return math.ceil(min(max(0, seconds) * 1_000, wire.MAX_U32))
-
-
-def _clock_us() -> int:
-    return time.monotonic_ns() // 1_000

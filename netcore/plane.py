@@ -1,4 +1,4 @@
-"""The plane: behaviors by service id, their links and handlers, and every hook call.
+"""The plane: the control side of a node, which puts its parts together and drains what hooks ask.
 
 Facts first:
 
@@ -6,26 +6,22 @@ Facts first:
   queued and drained after the hook has returned, one command and one local message in turn, to a
   fixed point. After ``max_drain`` of them the loop gets its turn first, so that two services that
   talk to each other do not stop the node.
-- Order of a link's life: ``on_*_connected`` of every behavior, ascending service id; ``on_opened``
-  of the handlers they returned; messages, events, ticks; ``on_closed`` of the handlers; the events
-  those still sent; ``on_*_disconnected`` of every behavior.
-- Every conn id given out ends in exactly one of *connected* and *error*; closing the
-  node ends those still under way.
+- The order of a link's life stands in ``linklife``, that of a dial in ``dials``: every conn id
+  given out ends in exactly one of *connected* and *error*; closing ends those still under way.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, final
 
 from . import wire
 from .address import NodeAddr
 from .admission import Admission, Attempt
-from .agent import BehaviorAgent, ConnectionAgent, ConnectionSender, Later
-from .behavior import ConnectionHandler, NetworkBehavior
+from .agent import BehaviorAgent, Later
+from .behavior import NetworkBehavior
 from .calls import CallDesk
 from .commands import (
     CloseConn,
@@ -37,48 +33,30 @@ from .commands import (
     ToHandler,
 )
 from .config import NodeConfig
+from .dials import DialBook, Shell
 from .errors import (
-    BehaviorRejected,
-    ConnectionRejected,
     ForkedNodeError,
     LocalError,
     NodeClosedError,
     OutgoingConnectionError,
     QueueFullError,
 )
+from .events import EventDesk
 from .handshake import PeerInfo
-from .hello import printable
 from .hooks import HookRunner
-from .ids import ConnId, NodeId, format_conn
+from .ids import ConnId, NodeId
+from .linklife import LinkLife
 from .links import Link, LinkTable
 from .monitor import LinkMonitor
 from .registry import BehaviorTable
-from .route import HandlerRoute, Metric, RouteRule
+from .route import RouteRule
 from .rpc import CallAnswer
 from .stats import ConnectionStats
 
 if TYPE_CHECKING:
     from ._backend import kernels
 
-__all__ = ["Plane", "Shell"]
-
-logger = logging.getLogger("netcore.plane")
-
-
-class Shell(Protocol):
-    """What the plane asks of the node around it."""
-
-    def new_conn_id(self, addr: NodeAddr) -> ConnId:
-        """Return a fresh id for a dial to this address."""
-
-    def dial(self, command: Connect) -> None:
-        """Begin to dial; ``Plane.handle_connected`` or ``handle_dial_failed`` follows."""
-
-    def cancel_dial(self, conn_id: int, error: OutgoingConnectionError) -> None:
-        """End a dial; ``Plane.handle_dial_failed`` follows if it had begun."""
-
-    def is_dialing(self, node_id: int) -> bool:
-        """Return whether a HELLO to that node is out and its dial has not ended."""
+__all__ = ["Plane"]
 
 
 @final
@@ -91,12 +69,7 @@ class Plane:
         admission: Decides who gets one.
         monitor: Watches them.
         calls: RPC.
-        events_dropped: Handler events without a handler to go to.
         commands_refused: Requests of hooks beyond ``max_commands``.
-        links_opened: Links reported as connected.
-        links_closed: Links reported as disconnected.
-        dials: Conn ids given out.
-        dials_failed: Those that ended in an error.
     """
 
     def __init__(
@@ -113,7 +86,6 @@ class Plane:
         reserved: Sequence[NetworkBehavior] = (),
     ) -> None:
         self._config = config
-        self._router = router
         self._shell = shell
         self._loop = loop
         self._make_port = port
@@ -127,8 +99,19 @@ class Plane:
         self.calls = CallDesk(config, loop, rng, self._behaviors, self._hooks)
         self._rng = rng
         self._switch: kernels.Switch | None = None
-        self._dials: dict[int, Connect] = {}
-        self._ending: set[int] = set()  # links between on_closed and disconnected
+        self._book = DialBook(shell, self.admission, self._behaviors, self._hooks)
+        self._life = LinkLife(
+            self.links,
+            self.monitor,
+            self._behaviors,
+            self._hooks,
+            self,
+            self._port_for,
+            router,
+        )
+        self._events = EventDesk(
+            self._behaviors, self.links, self.monitor, self._life.is_ending, self._hooks
+        )
         self._draining = False
         self._drain_timer: Later | None = None
         self._running = False
@@ -136,17 +119,15 @@ class Plane:
         self._forked = False
         self._tick_timer: Later | None = None
         self._next_tick_ms = 0
-        self.events_dropped = self.commands_refused = 0
-        self.links_opened = self.links_closed = self.dials = self.dials_failed = 0
+        self._events_left = 0
+        self.commands_refused = 0
 
     def bind(self, switch: kernels.Switch) -> None:
         """Use this switch, whose sink the plane is; once, before anything else."""
         self._switch = switch
         self.calls.bind(switch)
         self._behaviors.make_agents(
-            lambda service_id: BehaviorAgent(
-                self, self._make_port(switch, service_id, None), service_id
-            )
+            lambda service_id: BehaviorAgent(self, self._port_for(service_id, None), service_id)
         )
         for behavior, agent in self._behaviors:
             switch.set_behavior(agent.service_id, behavior.on_message, agent)
@@ -158,6 +139,9 @@ class Plane:
             raise LocalError("the plane has no switch yet")
         return self._switch
 
+    def _port_for(self, service_id: int, conn: kernels.Connection | None) -> kernels.Port:
+        return self._make_port(self.switch, service_id, conn)
+
     @property
     def service_ids(self) -> tuple[int, ...]:
         """The services of this node, ascending."""
@@ -167,6 +151,31 @@ class Plane:
     def hook_errors(self) -> int:
         """Exceptions that left a hook or callback."""
         return self._hooks.errors
+
+    @property
+    def events_dropped(self) -> int:
+        """Handler events without a handler to go to."""
+        return self._events.dropped + self._events_left
+
+    @property
+    def links_opened(self) -> int:
+        """Links reported as connected."""
+        return self._life.opened
+
+    @property
+    def links_closed(self) -> int:
+        """Links that ended."""
+        return self._life.closed
+
+    @property
+    def dials(self) -> int:
+        """Conn ids given out."""
+        return self._book.made
+
+    @property
+    def dials_failed(self) -> int:
+        """Those that ended in an error."""
+        return self._book.failed
 
     def agent(self, service_id: int) -> BehaviorAgent:
         """Return the agent of a service.
@@ -212,16 +221,14 @@ class Plane:
         self.monitor.close()
         if self._tick_timer is not None:
             self._tick_timer.cancel()
-        for conn_id, command in list(self._dials.items()):
-            error = OutgoingConnectionError("the node was closed")
-            self.handle_dial_failed(conn_id, command.addr.node_id, error)
+        self._book.cancel_all("the node was closed")
         self.calls.close()
         self._drain_at_last()
         if self._running:
             for behavior, agent in self._behaviors:
                 self._hooks.run(behavior.on_stopped, agent)
         self._stopped = True
-        self.events_dropped += sum(isinstance(c, ToHandler | ToBehavior) for c in self.commands)
+        self._events_left = sum(isinstance(c, ToHandler | ToBehavior) for c in self.commands)
         self.commands.clear()
 
     def abandon(self) -> None:
@@ -265,8 +272,7 @@ class Plane:
         conn_id = self._shell.new_conn_id(addr)
         command = Connect(conn_id, addr, parallel)
         self.push(command)
-        self.dials += 1
-        self._dials[conn_id] = command
+        self._book.add(command)
         return conn_id
 
     def call(
@@ -355,11 +361,11 @@ class Plane:
 
     def _carry_out(self, command: Command) -> None:
         if isinstance(command, ToBehavior):
-            self._to_behavior(command)
+            self._events.to_behavior(command)
         elif isinstance(command, ToHandler):
-            self._to_handler(command)
+            self._events.to_handler(command)
         elif isinstance(command, Connect):
-            self._dial(command)
+            self._book.begin(command)
         elif isinstance(command, CloseConn):
             self._close_link(self.links.find(command.conn_id), command.conn_id)
         elif isinstance(command, CloseNode):
@@ -371,88 +377,29 @@ class Plane:
     def _close_link(self, link: Link | None, conn_id: int) -> None:
         if link is not None:
             link.conn.close(wire.CLOSE_NORMAL, "")
-        elif conn_id in self._dials:
-            error = OutgoingConnectionError("closed by this node before it was up")
-            self._shell.cancel_dial(conn_id, error)
-            if conn_id in self._dials:  # it had not begun
-                self.handle_dial_failed(conn_id, self._dials[conn_id].addr.node_id, error)
-
-    def _to_behavior(self, command: ToBehavior) -> None:
-        target = self._behaviors.find(command.service_id)
-        if self.links.find(command.conn_id) is None and command.conn_id not in self._ending:
-            self.events_dropped += 1  # its behavior was told that the link is gone
-        elif target is not None:
-            behavior, agent = target
-            self._hooks.run(
-                behavior.on_handler_event,
-                agent,
-                command.node_id,
-                command.conn_id,
-                command.event,
-            )
-
-    def _to_handler(self, command: ToHandler) -> None:
-        link = self._find_link(command.route)
-        target = None if link is None else link.handlers.get(command.service_id)
-        if target is None:
-            self.events_dropped += 1
-            return
-        handler, agent = target
-        if command.from_conn is None:
-            self._hooks.run(handler.on_behavior_event, agent, command.event)
         else:
-            self._hooks.run(
-                handler.on_other_handler_event,
-                agent,
-                command.from_node,
-                command.from_conn,
-                command.event,
-            )
+            self._book.cancel(conn_id, "closed by this node before it was up")
 
-    def _find_link(self, route: HandlerRoute) -> Link | None:
-        if route.conn_id is not None:
-            return self.links.find(route.conn_id)
-        if route.node_id is None:
-            return None
-        links = [link for link in self.links.to_node(route.node_id) if link.is_open]
-        # min() keeps the first of equals, and the table is in order of age.
-        return min(links, key=self._quality, default=None)
+    def _tell_disconnected(self, link: Link) -> None:
+        self._life.tell_disconnected(link)
+        self.admission.on_link_gone(link.conn.remote_node_id)
 
-    def _quality(self, link: Link) -> tuple[bool, float]:
-        conn_id = link.conn.conn_id
-        rtt = self.monitor.rtt_ms(conn_id)
-        return self.monitor.suspect(conn_id), float("inf") if rtt is None else rtt
+    # -- what the shell tells ----------------------------------------------------------------------
 
-    # -- dialling ----------------------------------------------------------------------------------
-
-    def _dial(self, command: Connect) -> None:
-        if command.conn_id not in self._dials:
-            return  # it was closed before it began
-        node_id = command.addr.node_id
-        error = self.admission.refuse_dial(node_id, parallel=command.parallel)
-        if error is None:
-            reason = self._ask("check_outgoing_connection", node_id, command.conn_id)
-            error = None if reason is None else BehaviorRejected(reason)
-        if error is not None:
-            self.handle_dial_failed(command.conn_id, node_id, error)
-        else:
-            self._shell.dial(command)
-
-    def is_dial_alive(self, conn_id: int) -> bool:
-        """Return whether a dial has not ended yet."""
-        return conn_id in self._dials
+    def handle_connected(
+        self, conn: kernels.Connection, peer: PeerInfo, remote_addr: str, rtt_ms: float | None
+    ) -> None:
+        """A handshake is done and its connection made."""
+        self._book.succeed(conn.conn_id)
+        self._life.open(conn, peer, remote_addr, rtt_ms)
+        self.admission.on_dial_ended(conn.conn_id)
+        self.drain()
 
     def handle_dial_failed(
         self, conn_id: int, node_id: int | None, error: OutgoingConnectionError
     ) -> None:
         """A dial ended without a link; later calls for the same id are ignored."""
-        if self._dials.pop(conn_id, None) is None:
-            return
-        self.dials_failed += 1
-        logger.debug("%s failed: %s", format_conn(conn_id), error)
-        for behavior, agent in self._behaviors:
-            self._hooks.run(behavior.on_outgoing_connection_error, agent, node_id, conn_id, error)
-        self.admission.on_dial_ended(conn_id)
+        self._book.fail(conn_id, node_id, error)
         self.drain()
 
     # -- admission (Surroundings) ------------------------------------------------------------------
@@ -464,7 +411,12 @@ class Plane:
 
     def ask_behaviors(self, node_id: int, conn_id: int) -> str | None:
         """Return the reason of the first behavior that refuses an incoming link, or None."""
-        return self._ask("check_incoming_connection", node_id, conn_id)
+        for behavior, _ in self._behaviors:
+            hook = behavior.check_incoming_connection
+            reason = self._hooks.refusal(hook, node_id, conn_id)
+            if reason is not None:
+                return reason
+        return None
 
     def is_dialing(self, node_id: int) -> bool:
         """Return whether a HELLO to that node is out and its dial has not ended."""
@@ -474,124 +426,20 @@ class Plane:
         """Ping a link now."""
         self.monitor.probe(link)
 
-    def _ask(self, hook: str, node_id: int | None, conn_id: int) -> str | None:
-        for behavior, _ in self._behaviors:
-            reason = self._ask_one(getattr(behavior, hook), node_id, conn_id)
-            if reason is not None:
-                return reason
-        return None
-
-    def _ask_one(
-        self, hook: Callable[[int | None, int], None], node_id: int | None, conn_id: int
-    ) -> str | None:
-        try:
-            hook(node_id, conn_id)
-        except ConnectionRejected as exc:
-            return exc.reason
-        except Exception as exc:
-            self._hooks.on_error(hook, exc)
-            return "internal error"
-        except BaseException as exc:
-            self._hooks.hold(exc)
-            return "internal error"
-        return None
-
-    # -- links come and go -------------------------------------------------------------------------
-
-    def handle_connected(
-        self, conn: kernels.Connection, peer: PeerInfo, remote_addr: str, rtt_ms: float | None
-    ) -> None:
-        """A handshake is done and its connection made: tell everybody, then start it."""
-        link = Link(conn, peer, remote_addr, self._loop.now_ms)
-        conn.owner = link
-        self._dials.pop(conn.conn_id, None)
-        self.links.add(link)
-        self.links_opened += 1
-        self.monitor.add(link, rtt_ms)
-        name = format_conn(conn.conn_id)
-        logger.info("%s to node %s (%s) is up", name, peer.node_id, remote_addr)
-        # Before the hooks: what they send to the new neighbour should find its way.
-        latency_ms = wire.UNKNOWN_LATENCY_MS if rtt_ms is None else round(rtt_ms)
-        metric = Metric(latency_ms, (peer.node_id,))
-        self._tell_router("set_direct", conn.conn_id, peer.node_id, metric)
-        for behavior, agent in self._behaviors:
-            self._connect_behavior(link, behavior, agent)
-        for handler, handler_agent in list(link.handlers.values()):
-            self._hooks.run(handler.on_opened, handler_agent)
-        conn.start()
-        self.admission.on_dial_ended(conn.conn_id)
-        self.drain()
-
-    def _connect_behavior(
-        self, link: Link, behavior: NetworkBehavior, agent: BehaviorAgent
-    ) -> None:
-        sender = self._sender(link, agent.service_id)
-        hook = (
-            behavior.on_outgoing_connection_connected
-            if sender.is_outgoing
-            else behavior.on_incoming_connection_connected
-        )
-        handler = self._hooks.run(hook, agent, sender)
-        if handler is None:
-            return
-        if not isinstance(handler, ConnectionHandler):
-            error = TypeError(f"expected a ConnectionHandler or None, not {type(handler).__name__}")
-            self._hooks.on_error(hook, error)
-            return
-        port = self._make_port(self.switch, agent.service_id, link.conn)
-        handler_agent = ConnectionAgent(self, port, agent.service_id, sender)
-        link.handlers[agent.service_id] = (handler, handler_agent)
-        if type(handler).on_event is not ConnectionHandler.on_event:
-            link.conn.set_handler(agent.service_id, handler.on_event, handler_agent)
-
-    def _sender(self, link: Link, service_id: int) -> ConnectionSender:
-        port = self._make_port(self.switch, service_id, link.conn)
-        return ConnectionSender(self, port, link.conn, link.remote_addr)
+    # -- what the switch and the monitor tell ------------------------------------------------------
 
     def on_closing(self, conn: kernels.Connection) -> None:
         """One end began to close a link: no route may use it any more."""
-        self._tell_router("del_direct", conn.conn_id)
-
-    def _tell_router(self, name: str, *args: object) -> None:
-        """Tell a router that wants to know of links; an injected one need not."""
-        method = getattr(self._router, name, None)
-        if method is not None:
-            self._hooks.run(method, *args)
+        self._life.on_closing(conn)
 
     def on_closed(self, conn: kernels.Connection, code: int, text: str) -> None:
         """A link is gone."""
         link = conn.owner
-        if not isinstance(link, Link):
-            return
-        self.on_closing(conn)
-        name = format_conn(conn.conn_id)
-        why = printable(text) or f"code {code}"
-        logger.info("%s to node %s is down: %s", name, conn.remote_node_id, why)
-        self.monitor.remove(link)
-        self.links.remove(link)
-        handlers = list(link.handlers.values())
-        for handler, agent in handlers:
-            self._hooks.run(handler.on_closed, agent)
-        link.handlers.clear()
-        self.links_closed += 1
-        self._ending.add(conn.conn_id)
-        # Behind the events that the handlers sent last, and therefore past the command limit.
-        self.commands.append(Disconnected(link))
-        self.drain()
-
-    def _tell_disconnected(self, link: Link) -> None:
-        self._ending.discard(link.conn.conn_id)
-        for behavior, agent in self._behaviors:
-            sender = self._sender(link, agent.service_id)
-            hook = (
-                behavior.on_outgoing_connection_disconnected
-                if sender.is_outgoing
-                else behavior.on_incoming_connection_disconnected
-            )
-            self._hooks.run(hook, agent, sender)
-        self.admission.on_link_gone(link.conn.remote_node_id)
-
-    # -- what the switch and the monitor tell ------------------------------------------------------
+        if isinstance(link, Link):
+            self._life.on_closed(link, code, text)
+            # Behind the events that the handlers sent last, and therefore past the command limit.
+            self.commands.append(Disconnected(link))
+            self.drain()
 
     def on_call(self, conn: kernels.Connection | None, message: kernels.Message) -> None:
         """A CALL frame is for this node."""
@@ -607,16 +455,13 @@ class Plane:
         link = conn.owner
         if not isinstance(link, Link):
             return
-        for behavior, agent in self._behaviors:
-            hook = behavior.on_connection_writable
-            self._hooks.run(hook, agent, self._sender(link, agent.service_id))
+        self._life.tell_writable(link)
         self.on_measured(link, self.monitor.measure(link))
 
     def on_measured(self, link: Link, stats: ConnectionStats) -> None:
         """Give a measurement to every handler of the link."""
         if link.is_open:
-            for handler, agent in list(link.handlers.values()):
-                self._hooks.run(handler.on_event, agent, stats)
+            self._life.tell_measured(link, stats)
             self.drain()
 
     def on_link_alive(self, link: Link) -> None:

@@ -186,7 +186,9 @@ def test_signal_with_a_neighbour_that_does_not_answer_ends_run_in_bounded_time(
 def test_second_signal_while_closing_shortens_it(world: Processes, backend: BackendName) -> None:
     slow = RUN_WITH_A_DEAF_PEER.replace("    run()\n", "    run()\n    node.close(60)\n")
     wait = (
-        "wait = node._await_goodbyes\nnode._await_goodbyes = lambda t: (say('closing'), wait(t))\n"
+        "from netcore import goodbye\n"
+        "wait = goodbye._await_neighbours\n"
+        "goodbye._await_neighbours = lambda *a, **k: (say('closing'), wait(*a, **k))\n"
     )
     slow = slow.replace("with node:", wait + "with node:")
     child = start(world, backend, slow, "started", "running")

@@ -241,6 +241,17 @@ def test_idle_link_costs_about_one_ping_per_interval(cluster: Cluster) -> None:
     assert 50 <= node.stats().control_sent - before <= 100
 
 
+def test_links_that_ended_are_watched_no_more(cluster: Cluster) -> None:
+    node, other = cluster.add(1, Spy()), cluster.add(2)
+    for _ in range(20):
+        cluster.join(node, other)
+        node.agent(10).close_node(2)
+        cluster.settle()
+    assert len(node._plane.monitor._liveness) == len(other._plane.monitor._liveness) == 0
+    cluster.advance(20_000)
+    assert node.stats().suspects == 0
+
+
 # -- a full queue --------------------------------------------------------------------------------
 
 

@@ -1,0 +1,170 @@
+"""The life of a link, as behaviors and handlers see it.
+
+The order, for each link: ``on_*_connected`` of every behavior, ascending service id; ``on_opened``
+of the handlers they returned; messages, events, ticks; ``on_closed`` of the handlers; the events
+those still sent; ``on_*_disconnected`` of every behavior. Each exactly once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, final
+
+from . import wire
+from .agent import AgentHost, BehaviorAgent, ConnectionAgent, ConnectionSender
+from .behavior import ConnectionHandler, NetworkBehavior
+from .handshake import PeerInfo
+from .hello import printable
+from .hooks import HookRunner
+from .ids import format_conn
+from .links import Link, LinkTable
+from .monitor import LinkMonitor
+from .registry import BehaviorTable
+from .route import Metric
+from .stats import ConnectionStats
+
+if TYPE_CHECKING:
+    from ._backend import kernels
+
+__all__ = ["LinkLife"]
+
+logger = logging.getLogger("netcore.plane")
+
+
+@final
+class LinkLife:
+    """Tells the behaviors, the handlers and the router of one node what becomes of its links.
+
+    Args:
+        links: Those that live.
+        monitor: Watches them.
+        behaviors: Who is told.
+        hooks: Runs user code.
+        host: What agents ask.
+        make_port: Returns a sender for a service, and a link.
+        router: Told as well, when it has ``set_direct`` and ``del_direct``.
+
+    Attributes:
+        opened: Links reported as connected.
+        closed: Links that ended.
+    """
+
+    def __init__(
+        self,
+        links: LinkTable,
+        monitor: LinkMonitor,
+        behaviors: BehaviorTable,
+        hooks: HookRunner,
+        host: AgentHost,
+        make_port: Callable[[int, kernels.Connection | None], kernels.Port],
+        router: object,
+    ) -> None:
+        self._links = links
+        self._monitor = monitor
+        self._behaviors = behaviors
+        self._hooks = hooks
+        self._host = host
+        self._make_port = make_port
+        self._router = router
+        self._ending: set[int] = set()
+        self.opened = self.closed = 0
+
+    def is_ending(self, conn_id: int) -> bool:
+        """Return whether a link is gone, but its behaviors have not been told yet."""
+        return conn_id in self._ending
+
+    def open(
+        self, conn: kernels.Connection, peer: PeerInfo, remote_addr: str, rtt_ms: float | None
+    ) -> None:
+        """A handshake is done and its connection made: tell everybody, then start it."""
+        link = Link(conn, peer, remote_addr, self._host.now_ms)
+        conn.owner = link
+        self._links.add(link)
+        self.opened += 1
+        self._monitor.add(link, rtt_ms)
+        name = format_conn(conn.conn_id)
+        logger.info("%s to node %s (%s) is up", name, peer.node_id, remote_addr)
+        # Before the hooks: what they send to the new neighbour should find its way.
+        latency_ms = wire.UNKNOWN_LATENCY_MS if rtt_ms is None else round(rtt_ms)
+        metric = Metric(latency_ms, (peer.node_id,))
+        self._tell_router("set_direct", conn.conn_id, peer.node_id, metric)
+        for behavior, agent in self._behaviors:
+            self._connect_behavior(link, behavior, agent)
+        for handler, handler_agent in list(link.handlers.values()):
+            self._hooks.run(handler.on_opened, handler_agent)
+        conn.start()
+
+    def _connect_behavior(
+        self, link: Link, behavior: NetworkBehavior, agent: BehaviorAgent
+    ) -> None:
+        sender = self._sender(link, agent.service_id)
+        hook = (
+            behavior.on_outgoing_connection_connected
+            if sender.is_outgoing
+            else behavior.on_incoming_connection_connected
+        )
+        handler = self._hooks.run(hook, agent, sender)
+        if handler is None:
+            return
+        if not isinstance(handler, ConnectionHandler):
+            error = TypeError(f"expected a ConnectionHandler or None, not {type(handler).__name__}")
+            self._hooks.on_error(hook, error)
+            return
+        port = self._make_port(agent.service_id, link.conn)
+        handler_agent = ConnectionAgent(self._host, port, agent.service_id, sender)
+        link.handlers[agent.service_id] = (handler, handler_agent)
+        if type(handler).on_event is not ConnectionHandler.on_event:
+            link.conn.set_handler(agent.service_id, handler.on_event, handler_agent)
+
+    def _sender(self, link: Link, service_id: int) -> ConnectionSender:
+        port = self._make_port(service_id, link.conn)
+        return ConnectionSender(self._host, port, link.conn, link.remote_addr)
+
+    def on_closing(self, conn: kernels.Connection) -> None:
+        """One end began to close a link: no route may use it any more."""
+        self._tell_router("del_direct", conn.conn_id)
+
+    def _tell_router(self, name: str, *args: object) -> None:
+        """Tell a router that wants to know of links; an injected one need not."""
+        method = getattr(self._router, name, None)
+        if method is not None:
+            self._hooks.run(method, *args)
+
+    def on_closed(self, link: Link, code: int, text: str) -> None:
+        """A link is gone: end its handlers; ``tell_disconnected`` is to follow."""
+        conn = link.conn
+        self.on_closing(conn)
+        name = format_conn(conn.conn_id)
+        why = printable(text) or f"code {code}"
+        logger.info("%s to node %s is down: %s", name, conn.remote_node_id, why)
+        self._monitor.remove(link)
+        self._links.remove(link)
+        for handler, agent in list(link.handlers.values()):
+            self._hooks.run(handler.on_closed, agent)
+        link.handlers.clear()
+        self.closed += 1
+        self._ending.add(conn.conn_id)
+
+    def tell_disconnected(self, link: Link) -> None:
+        """Tell the behaviors that a link is gone."""
+        self._ending.discard(link.conn.conn_id)
+        for behavior, agent in self._behaviors:
+            sender = self._sender(link, agent.service_id)
+            hook = (
+                behavior.on_outgoing_connection_disconnected
+                if sender.is_outgoing
+                else behavior.on_incoming_connection_disconnected
+            )
+            self._hooks.run(hook, agent, sender)
+
+    def tell_writable(self, link: Link) -> None:
+        """Tell the behaviors that a link which refused a send has drained."""
+        for behavior, agent in self._behaviors:
+            hook = behavior.on_connection_writable
+            self._hooks.run(hook, agent, self._sender(link, agent.service_id))
+
+    def tell_measured(self, link: Link, stats: ConnectionStats) -> None:
+        """Give a measurement to every handler of the link."""
+        for handler, agent in list(link.handlers.values()):
+            self._hooks.run(handler.on_event, agent, stats)

@@ -1,0 +1,78 @@
+"""From what a user gives to the parts of a node: settings, seconds, the switch."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from . import wire
+from .config import NodeConfig, Secret
+from .errors import LocalError
+
+if TYPE_CHECKING:
+    from ._backend import kernels
+    from .plane import Plane
+    from .routing import RouterTable
+
+__all__ = ["clock_us", "config_of", "make_switch", "milliseconds"]
+
+
+def config_of(
+    node: int | NodeConfig, secret: Secret | None, fields: dict[str, int | bool]
+) -> NodeConfig:
+    """Return the settings of a node made from an id and keywords, or from a ``NodeConfig``.
+
+    Without a secret, ``NETCORE_SECRET`` of the environment is taken.
+
+    Raises:
+        LocalError: Both ways were used at once, or a setting is out of range.
+    """
+    if isinstance(node, NodeConfig):
+        if secret is not None or fields:
+            raise LocalError("give settings in the NodeConfig, or with a node id; not both")
+        from_env = _secret_from(node.secret)
+        return node if node.secret == from_env else replace(node, secret=from_env)
+    return NodeConfig(node_id=node, secret=_secret_from(secret), **fields)  # type: ignore[arg-type]
+
+
+def _secret_from(secret: Secret | None) -> Secret | None:
+    """Return the secret given, else that of the environment."""
+    return secret if secret is not None else os.environ.get("NETCORE_SECRET") or None
+
+
+def make_switch(
+    switch: type[kernels.Switch],
+    loop: kernels.Loop,
+    router: RouterTable | kernels.RouteTable,
+    plane: Plane,
+    config: NodeConfig,
+) -> kernels.Switch:
+    """Return the switch of a node, whose sink is its plane."""
+    return switch(
+        loop,
+        router,
+        plane,
+        node_id=config.node_id,
+        max_frame_bytes=config.max_frame_bytes,
+        read_budget_bytes=config.read_budget_bytes,
+        write_high_bytes=config.write_high_bytes,
+        write_low_bytes=config.write_low_bytes,
+        control_queue_bytes=config.control_queue_bytes,
+        local_queue_bytes=config.local_queue_bytes,
+        close_timeout_ms=config.close_timeout_ms,
+    )
+
+
+def milliseconds(seconds: float) -> int:
+    """Return milliseconds, rounded up; ``inf`` is the longest time that can be said."""
+    if not isinstance(seconds, int | float) or math.isnan(seconds):
+        raise LocalError(f"a timeout is a number of seconds, not {seconds!r}")
+    return math.ceil(min(max(0, seconds) * 1_000, wire.MAX_U32))
+
+
+def clock_us() -> int:
+    """Return the system's monotonic microseconds."""
+    return time.monotonic_ns() // 1_000
