@@ -7,6 +7,7 @@ seconds per million messages of one process.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -66,7 +67,7 @@ def chain(count: int, backend: str) -> list[Worker]:
     nodes = [Worker("node", str(i + 1), backend=backend) for i in range(count)]
     for node in nodes:
         node.answer()
-    for left, right in zip(nodes, nodes[1:], strict=False):
+    for left, right in itertools.pairwise(nodes):
         left.ask(do="connect", addr=right.ask(do="listen", addr=ADDR)["addr"])
     for node, dest in ((nodes[0], count), (nodes[-1], 1)):
         while not node.ask(do="has_route", dest=dest)["route"]:
