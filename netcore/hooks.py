@@ -88,10 +88,9 @@ class HookRunner:
         return None
 
     def hold(self, exc: BaseException) -> None:
-        """Keep an interrupt until the end of the turn, and hurry the loop there; the first wins."""
+        """Keep an interrupt until the end of the turn; the first wins."""
         if self._interrupt is None:
             self._interrupt = exc
-        self._loop.wake()
 
     def raise_interrupt(self) -> None:
         """Raise the interrupt that was kept, if there is one; between two turns."""
