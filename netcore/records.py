@@ -30,10 +30,10 @@ class Records:
     """Both directions of one link: ``seal`` what goes out, ``open`` what came in."""
 
     __slots__ = (
+        "_broken",
         "_buffer",
         "_compare",
         "_digest",
-        "_error",
         "_open_key",
         "_opened",
         "_seal_key",
@@ -56,7 +56,7 @@ class Records:
         self._sealed = 0
         self._opened = 0
         self._buffer = bytearray()
-        self._error: FrameError | None = None
+        self._broken: tuple[str, int] | None = None  # not the error: it would keep its callers
 
     def seal(self, data: bytes | bytearray | memoryview) -> bytes:
         """Return ``data`` as records, ready to send. Nothing in, nothing out."""
@@ -77,8 +77,8 @@ class Records:
                 wrong tag; offsets count from the start of that record. Every later call raises it
                 again.
         """
-        if self._error is not None:
-            raise self._error
+        if self._broken is not None:
+            raise FrameError(*self._broken)
         self._buffer += data
         bodies: list[bytes] = []
         start = 0
@@ -87,7 +87,7 @@ class Records:
                 bodies.append(body)
                 start += _LENGTH_BYTES + len(body) + _TAG_BYTES
         except FrameError as exc:
-            self._error = exc
+            self._broken = (exc.reason, exc.offset)
             self._buffer.clear()
             raise
         del self._buffer[:start]

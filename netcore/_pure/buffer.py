@@ -74,7 +74,8 @@ class SendQueue:
         size = 0
         skip_data = skip_control = 0
         if self._current is not None:
-            parts.append(self._current[0][self._offset :])
+            # At most ``limit``: a large frame would else be copied whole for each part of it sent.
+            parts.append(self._current[0][self._offset : self._offset + limit])
             size = len(parts[0])
             skip_control = int(self._current is self._control)
             skip_data = 1 - skip_control

@@ -125,3 +125,15 @@ def test_repr_shows_no_key() -> None:
     records = Records(KEY_A, KEY_B)
     records.seal(b"x")
     assert repr(records) == "<Records sealed=1 opened=0>"
+
+
+def test_broken_records_raise_a_new_error_each_time() -> None:
+    records = Records(b"k" * 32, b"k" * 32)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(FrameError) as caught:
+            records.open(bytes.fromhex("ffffff"))
+        errors.append(caught.value)
+    first, second = errors
+    assert first is not second
+    assert (first.reason, first.offset) == (second.reason, second.offset)
