@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast, final
 
+from .. import wire
 from ..errors import DestinationNotFound, HandshakeTimeout
 from ..handshake import Accepted, Failed, Initiator, Responder
 
@@ -155,13 +156,13 @@ class Negotiation:
             expected_node=self.expected_node,
             link=self.host.next_link_number(),
             parallel=self.parallel,
-            nonce=self.host.random_bytes(32),
+            nonce=self.host.random_bytes(wire.NONCE_BYTES),
         )
 
     def _responder(self) -> Responder:
         return Responder(
             self.host.identity,
-            nonce=self.host.random_bytes(32),
+            nonce=self.host.random_bytes(wire.NONCE_BYTES),
             link=self.host.next_link_number(),
         )
 
