@@ -273,11 +273,27 @@ cdef inline void queue_advance(queue_t* queue, pool_t* pool, size_t n) noexcept:
 cdef inline void queue_consume(queue_t* queue, pool_t* pool, size_t n) noexcept:
     """Remove n bytes that have left; afterwards ``left`` is right again."""
     cdef size_t step
+    cdef uint32_t at, end
     if n >= queue.bytes:
         queue_clear(queue, pool)
         return
     while n != 0:
         if queue.left == 0:
+            # Whole frames of one piece at a time.
+            at = queue.head.start
+            end = queue.head.end
+            if n < end - at:
+                end = at + <uint32_t>n
+            while at < end:
+                step = frame_bytes(queue.head.data + at)
+                if step > end - at:
+                    break
+                at += <uint32_t>step
+            step = at - queue.head.start
+            if step != 0:
+                queue_advance(queue, pool, step)
+                n -= step
+                continue
             queue.left = frame_bytes(queue.head.data + queue.head.start)
             queue.left_kind = queue.head.data[queue.head.start]
         step = n if n < queue.left else queue.left

@@ -74,6 +74,41 @@ cdef extern from *:
     void store_u32 "netcore_store_u32" (void* to, uint32_t value) noexcept nogil
     void store_u64 "netcore_store_u64" (void* to, uint64_t value) noexcept nogil
 
+# An int that fits one digit, as nearly all arguments of sends do, is read without a call.
+cdef extern from *:
+    """
+    #ifndef NETCORE_PLAIN_INT
+    #define NETCORE_PLAIN_INT
+    #if PY_VERSION_HEX < 0x030B0000
+    #include <longintrepr.h>
+    #endif
+    static inline long long netcore_plain_int(PyObject *value, long long limit) {
+        long long number;
+        int overflow = 0;
+        if (PyLong_CheckExact(value)) {
+    #if PY_VERSION_HEX >= 0x030C0000
+            if (PyUnstable_Long_IsCompact((PyLongObject *)value)) {
+                number = PyUnstable_Long_CompactValue((PyLongObject *)value);
+                return number >= 0 && number <= limit ? number : -1;
+            }
+    #else
+            if (Py_SIZE(value) == 0) return 0;
+            if (Py_SIZE(value) == 1) {
+                number = ((PyLongObject *)value)->ob_digit[0];
+                return number <= limit ? number : -1;
+            }
+    #endif
+        } else if (!PyLong_Check(value) || PyBool_Check(value)) {
+            return -1;
+        }
+        number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        return overflow == 0 && number >= 0 && number <= limit ? number : -1;
+    }
+    #endif
+    """
+    # An int in 0..limit, else -1; a bool is no int here. Never fails.
+    long long plain "netcore_plain_int" (object value, long long limit) noexcept
+
 cdef struct header_t:
     int kind                # ROUTE_*
     uint32_t argument       # 0 when kind is ROUTE_DIRECT

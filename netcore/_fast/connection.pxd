@@ -108,6 +108,7 @@ cdef class Connection(Source):
     cdef object _channel
     cdef object _records
     cdef dict _handlers                     # service -> (hook, agent)
+    cdef uint64_t _handled                  # bit service & 63: perhaps in _handlers
     cdef bytes _sealed                      # the frames in _unsent, when those are records
     cdef bytes _unsent                      # as it goes to the stream: sealed, or of the handshake
     cdef tuple _close_reason

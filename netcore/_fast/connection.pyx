@@ -207,6 +207,7 @@ cdef class Connection(Source):
             self._handlers.pop(service_id, None)
         else:
             self._handlers[service_id] = (hook, agent)
+            self._handled |= <uint64_t>1 << (service_id & 63)
 
     @property
     def queued_bytes(self):
@@ -793,6 +794,7 @@ cdef class Connection(Source):
             switch._sink.on_closed(self, reason[0], reason[1])
         finally:
             self._handlers = None
+            self._handled = 0
             self.owner = None
         return 0
 

@@ -11,9 +11,10 @@ from netcore._fast.codec cimport (
     ROUTE_NODE,
     ROUTE_SERVICE,
     Message,
+    plain,
 )
 from netcore._fast.connection cimport Connection
-from netcore._fast.switch cimport Switch, plain
+from netcore._fast.switch cimport Switch
 from netcore._fast.table cimport NO_NODE
 
 from netcore.errors import NoRouteError

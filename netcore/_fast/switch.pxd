@@ -1,7 +1,6 @@
 """The switch, as other kernels see it."""
 
 cimport cython
-from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -20,6 +19,13 @@ cdef enum:
 cdef struct link_t:
     uint64_t conn_id
     PyObject* conn          # borrowed from Switch._connections; NULL: empty
+
+# Where the last message of this node went: the next one often goes the same way.
+cdef struct way_t:
+    PyObject* conn          # borrowed from Switch._connections; NULL: nothing is known
+    uint64_t version        # of the table that said so
+    uint32_t key
+    int kind                # ROUTE_*
 
 # Frames that lie behind each other in a receive buffer and go the same way. What is known about
 # their next hop stays true as long as the run lasts, because no Python code runs meanwhile.
@@ -40,16 +46,6 @@ cdef inline uint32_t route_key(const header_t* header) noexcept:
     return header.to_service if header.kind == ROUTE_SERVICE else header.argument
 
 
-cdef inline long long plain(object value, long long limit) noexcept:
-    """Return an int in 0..limit, -1 for everything else; bool is something else."""
-    cdef int overflow = 0
-    cdef long long number
-    if not PyLong_CheckExact(value) and (not isinstance(value, int) or isinstance(value, bool)):
-        return -1
-    number = PyLong_AsLongLongAndOverflow(value, &overflow)
-    return number if overflow == 0 and 0 <= number <= limit else -1
-
-
 @cython.final
 cdef class Switch(Hub):
     cdef readonly uint32_t node_id
@@ -64,6 +60,7 @@ cdef class Switch(Hub):
     cdef size_t _local_bytes
     cdef object _closed                     # what sends raise, None while they are accepted
     cdef link_t _cache[CACHED_LINKS]
+    cdef way_t _way
 
     cdef PyObject* _find(self, uint64_t conn_id) except? NULL
 
@@ -112,6 +109,10 @@ cdef class Switch(Hub):
         object to_service,
         object stream_id,
         object meta,
+    ) except -1
+    cdef Connection _outgoing(self, const header_t* header, int* action)
+    cdef int _push_data(
+        self, Connection conn, int frame_kind, const header_t* header, bytes data, Py_ssize_t size
     ) except -1
     cdef int _push_local(self, int frame_kind, Message message) except -1
 

@@ -12,8 +12,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from netcore._fast.buffer cimport (
+    BY_REFERENCE_BYTES,
     HEAD_BYTES,
     KIND_CALL,
     KIND_MESSAGE,
@@ -21,6 +23,7 @@ from netcore._fast.buffer cimport (
     decref,
     inbox_append,
     queue_append,
+    queue_reserve,
     queue_room,
 )
 from netcore._fast.codec cimport (
@@ -38,11 +41,14 @@ from netcore._fast.codec cimport (
     ROUTE_NODE,
     Message,
     c_decode_header,
+    c_encode_header,
     c_error_offset,
     header_t,
     load_u32,
     new_message,
+    plain,
     raise_frame_error,
+    store_u32,
 )
 from netcore._fast.connection cimport (
     CLOSED,
@@ -93,12 +99,24 @@ from netcore.stats import SWITCH_COUNTERS
 
 __all__ = ["Switch"]
 
+cdef extern from *:
+    """
+    static PyObject *netcore_call_hook(PyObject *hook, PyObject *agent, PyObject *message) {
+        PyObject *args[4] = {NULL, NULL, agent, message};
+        if (PyMethod_Check(hook)) {
+            args[1] = PyMethod_GET_SELF(hook);
+            return PyObject_Vectorcall(
+                PyMethod_GET_FUNCTION(hook), args + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        }
+        return PyObject_Vectorcall(hook, args + 2, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    }
+    """
+    # Without a bound method's own hop. NULL with the exception set, which the caller handles.
+    PyObject* call_hook "netcore_call_hook" (object hook, object agent, object message) noexcept
+
 cdef extern from "Python.h":
-    # No exception check: a hook's exception is handled where it is called.
-    PyObject* vectorcall "PyObject_Vectorcall" (
-        PyObject* function, PyObject** args, size_t n, PyObject* names
-    ) noexcept
-    const size_t PY_VECTORCALL_ARGUMENTS_OFFSET
+    # len() of a deque, which is a PyVarObject.
+    Py_ssize_t deque_size "Py_SIZE" (object queue) noexcept
 
 cdef object MAX_U32 = wire.MAX_U32
 cdef object MAX_U64 = (1 << 64) - 1
@@ -174,6 +192,8 @@ cdef class Switch(Hub):
         self._buffer_bytes = self.read_budget_bytes + LARGE_FRAME_BYTES + HEAD_BYTES
         self._sink = sink
         self._commands = sink.commands
+        if not isinstance(self._commands, deque):
+            raise TypeError(f"sink.commands is a deque, not {type(self._commands).__name__}")
         if isinstance(router, RouteTable):
             self._table = router
         else:
@@ -254,6 +274,8 @@ cdef class Switch(Hub):
         cdef link_t* cached = &self._cache[conn.conn_id >> 16 & (CACHED_LINKS - 1)]
         if cached.conn == <PyObject*>conn:
             cached.conn = NULL
+        if self._way.conn == <PyObject*>conn:
+            self._way.conn = NULL
         self._connections.pop(conn.conn_id, None)
         return 0
 
@@ -341,10 +363,9 @@ cdef class Switch(Hub):
         object ttl,
     ) except -1:
         cdef header_t header
-        cdef route_t route
-        cdef Connection conn = None
-        cdef PyObject* found
+        cdef Connection conn
         cdef bytes data
+        cdef int action
         cdef Py_ssize_t size = HEADER_BYTES + 4 * (1 + (route_kind != ROUTE_DIRECT))
         if self._closed is not None or type(payload) is not bytes:
             payload = self._check_send(payload, ttl)
@@ -360,18 +381,58 @@ cdef class Switch(Hub):
         size += PyBytes_GET_SIZE(data)
         if size > self.max_frame_bytes:
             self._refuse(MessageTooBigError(size, self.max_frame_bytes))
-        self._find_route(&header, NO_NODE, &route)
-        if route.action == ACTION_LOCAL:
-            return self._push_local(frame_kind, new_message(data, &header, self.node_id, True))
-        if route.action == ACTION_NEXT:
-            found = self._find(route.conn)
-            if found != NULL:
-                conn = <Connection>found
+        if (
+            self._way.conn != NULL
+            and self._way.kind == route_kind
+            and self._way.key == route_key(&header)
+            and self._way.version == self._table._version
+        ):
+            conn = <Connection>self._way.conn
+        else:
+            conn = self._outgoing(&header, &action)
+            if action == ACTION_LOCAL:
+                return self._push_local(frame_kind, new_message(data, &header, self.node_id, True))
         if conn is None or conn.state != OPEN:
             self._refuse(NoRouteError(destination(&header)))
-        conn._check_queue(size)
+        return self._push_data(conn, frame_kind, &header, data, size)
+
+    cdef Connection _outgoing(self, const header_t* header, int* action):
+        """Return the link to send over, if any; what the table said stays known until it changes."""
+        cdef route_t route
+        cdef PyObject* found
+        self._find_route(header, NO_NODE, &route)
+        action[0] = route.action
+        found = self._find(route.conn) if route.action == ACTION_NEXT else NULL
+        if found == NULL:
+            return None
+        if self._table is not None:
+            self._way.conn = found
+            self._way.version = self._table._version
+            self._way.kind = header.kind
+            self._way.key = route_key(header)
+        return <Connection>found
+
+    cdef int _push_data(
+        self, Connection conn, int frame_kind, const header_t* header, bytes data, Py_ssize_t size
+    ) except -1:
+        """Queue a message or call of this node whose body has ``size`` bytes."""
+        cdef uint8_t* to
+        if size > <Py_ssize_t>conn.max_frame_bytes or queued(conn) >= self.write_high_bytes:
+            conn._check_queue(size)
         self._counts[MESSAGES_SENT] += 1
-        return conn._push(&conn._data, frame_kind, &header, data)
+        if size >= BY_REFERENCE_BYTES:
+            return conn._push(&conn._data, frame_kind, header, data)
+        to = queue_reserve(&conn._data, &self._pool, FRAME_HEADER_BYTES + <uint32_t>size)
+        if to == NULL:
+            raise MemoryError
+        store_u32(to, <uint32_t>frame_kind << 24 | <uint32_t>size)
+        to += FRAME_HEADER_BYTES
+        to += c_encode_header(to, header)
+        memcpy(to, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        conn.frames_sent += 1
+        if not conn._dirty:
+            self.loop.c_mark_dirty(conn)
+        return 0
 
     cdef int _send_on(
         self,
@@ -402,9 +463,7 @@ cdef class Switch(Hub):
         if size > <Py_ssize_t>conn.max_frame_bytes:
             self._refuse(MessageTooBigError(size, conn.max_frame_bytes))
         if header.to_service < FIRST_RESERVED_SERVICE:
-            conn._check_queue(size)
-            self._counts[MESSAGES_SENT] += 1
-            return conn._push(&conn._data, KIND_MESSAGE, &header, data)
+            return self._push_data(conn, KIND_MESSAGE, &header, data, size)
         if conn._control.bytes >= self.control_queue_bytes:
             self._refuse(
                 SendQueueFullError(conn.conn_id, conn._control.bytes, self.control_queue_bytes)
@@ -486,6 +545,8 @@ cdef class Switch(Hub):
     ) except -1:
         """Handle whole frames of a link from ``position`` on, and move it."""
         cdef uint32_t from_node = conn.remote_node_id
+        # What the table would say of messages to this node; a router of the caller's is asked.
+        cdef long long local_node = -1 if self._table is None else self._table._local_node
         cdef header_t header
         cdef route_t route
         cdef run_t run
@@ -527,13 +588,17 @@ cdef class Switch(Hub):
                 run.bytes += total
                 run.frames += 1
                 continue
-            self._end_run(&run)
-            self._find_route(&header, from_node, &route)
-            if route.action != ACTION_LOCAL:
-                hop = self._next_hop(&route, from_node, header.ttl, length)
-                if hop != NULL:
-                    self._begin_run(&run, hop, &header, frame, total)
-                continue
+            if run.bytes != 0:
+                self._end_run(&run)
+            if header.kind != ROUTE_DIRECT and (
+                header.kind != ROUTE_NODE or <long long>header.argument != local_node
+            ):
+                self._find_route(&header, from_node, &route)
+                if route.action != ACTION_LOCAL:
+                    hop = self._next_hop(&route, from_node, header.ttl, length)
+                    if hop != NULL:
+                        self._begin_run(&run, hop, &header, frame, total)
+                    continue
             self._deliver(
                 kind,
                 conn,
@@ -677,7 +742,7 @@ cdef class Switch(Hub):
         if kind == KIND_CALL:
             self._counts[MESSAGES_DELIVERED] += 1
             return self._call_hook(self._sink.on_call, conn, message)
-        if conn is not None and conn._handlers is not None:
+        if conn is not None and conn._handled >> (service & 63) & 1:
             target = conn._handlers.get(service)
         if target is None:
             target = self._behaviors[service]
@@ -696,16 +761,12 @@ cdef class Switch(Hub):
         return self._call_hook((<tuple>target)[0], (<tuple>target)[1], message)
 
     cdef int _call_hook(self, object hook, object agent, Message message) except -1:
-        cdef PyObject* args[3]
-        cdef PyObject* result
-        args[1] = <PyObject*>agent
-        args[2] = <PyObject*>message
-        result = vectorcall(<PyObject*>hook, args + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+        cdef PyObject* result = call_hook(hook, agent, message)
         if result != NULL:
             decref(result)
         else:
             self._on_hook_error(hook)
-        if self._commands or self._local:
+        if deque_size(self._commands) != 0 or deque_size(self._local) != 0:
             self._sink.drain()
         return 0
 
