@@ -55,6 +55,7 @@ cdef enum:
     MAX_PIECES = 64                 # handed to one sendmsg
     LARGE_FRAME_BYTES = 32768       # unfinished frames from here on get a bytes object of their own
     FIRST_LARGE_BYTES = 16384       # which starts with this, whatever length the frame claims
+    NEXT_HEAD_BYTES = 4096          # received behind a large frame: enough to know the next one
     KEPT_TAIL_BYTES = 512           # room that an idle link keeps for its next unfinished frame
     HEAD_BYTES = 20                 # FRAME_HEADER_BYTES + MAX_HEADER_BYTES
 
@@ -388,15 +389,16 @@ cdef inline void queue_copy(const queue_t* queue, size_t skip, size_t n, uint8_t
 
 # What of the stream waits between two receives. An unfinished frame is in ``tail``, or, when it is
 # long, in ``head`` (its header, and the message header of a routed one) and ``large``, a bytes
-# object nobody else has yet, which grows with what arrives and becomes the payload. ``tail`` then
-# holds what came behind it while the buffer of the switch was in use.
+# object nobody else has yet, which grows with what arrives and becomes the payload: no claimed
+# length alone makes room, but a large frame that did arrive vouches for the size of the next one.
+# ``tail`` then holds what came behind it while the buffer of the switch was in use.
 cdef struct inbox_t:
     uint8_t* tail
     size_t tail_bytes
     size_t tail_room
     PyObject* large                 # NULL: none
     uint32_t large_bytes            # of it, that have arrived
-    uint32_t large_need             # its size in the end
+    uint32_t large_need             # its size in the end; afterwards that of the last one
     uint32_t head_bytes
     uint8_t head[HEAD_BYTES]
 
@@ -457,14 +459,14 @@ cdef inline int inbox_start_large(
     """Begin a frame of ``total`` bytes with its first n >= HEAD_BYTES."""
     cdef header_t header
     cdef uint32_t head = FRAME_HEADER_BYTES
-    cdef uint32_t need, room
+    cdef uint32_t need
+    cdef uint32_t room = max(<uint32_t>FIRST_LARGE_BYTES, inbox.large_need)
     if data[0] <= KIND_CALL:
         if c_decode_header(data + head, MAX_HEADER_BYTES, &header) == ERROR_NONE:
             head += header.size
     need = total - head
     n -= head
-    room = max(<uint32_t>FIRST_LARGE_BYTES, 2 * n)
-    inbox.large = new_bytes(NULL, min(need, room))
+    inbox.large = new_bytes(NULL, min(need, max(room, 2 * n)))
     memcpy(inbox.head, data, head)
     memcpy(bytes_start(inbox.large), data + head, n)
     inbox.head_bytes = head

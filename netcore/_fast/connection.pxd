@@ -117,6 +117,7 @@ cdef class Connection(Source):
     cdef int _sock_fd                       # -1 with a channel
     cdef int _registered                    # events the loop watches
     cdef bint _started
+    cdef bint _blocked                      # the socket took less than it was given
     cdef bint _refused                      # a send was refused since the queue was last low
     cdef bint _eof_in
     cdef bint _eof_out
@@ -141,7 +142,8 @@ cdef class Connection(Source):
     cdef void _consume(self, size_t n) noexcept
 
     cdef int _receive(self) except -1
-    cdef int _receive_large(self, uint8_t* buffer) except -1
+    cdef int _receive_some(self, size_t budget) except -1
+    cdef int _receive_large(self, uint8_t* buffer, size_t budget) except -1
     cdef int _receive_nothing(self, ssize_t n) except -1
     cdef int _grow_large(self) except -1
     cdef int _count_received(self, size_t n) except -1

@@ -28,6 +28,7 @@ from netcore._fast.buffer cimport (
     KIND_PONG,
     LARGE_FRAME_BYTES,
     MAX_PIECES,
+    NEXT_HEAD_BYTES,
     bytes_room,
     bytes_start,
     copy_bytes,
@@ -285,7 +286,8 @@ cdef class Connection(Source):
         else:
             queue_append_parts(queue, &self._switch._pool, head, head_bytes, <PyObject*>payload, n)
         self.frames_sent += 1
-        self._switch.loop.c_mark_dirty(self)
+        if not self._dirty:
+            self._switch.loop.c_mark_dirty(self)
         return 0
 
     def flush(self):
@@ -299,7 +301,8 @@ cdef class Connection(Source):
         if self._failure is not None:
             return self._fail_now()
         try:
-            blocked = self._write_all()
+            # Once it is watched for room, asking whether there is some would be a system call a turn.
+            blocked = self._blocked and self._registered & WRITE or self._write_all()
         except OSError as exc:
             return self._lose(f"write failed: {exc.strerror or exc}")
         self._watch((0 if self._eof_in else READ) | (WRITE if blocked else 0))
@@ -369,10 +372,11 @@ cdef class Connection(Source):
             sent = sendmsg(self._sock_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
             if sent < 0:
                 self._check_errno()
-                return 1
+                sent = 0
             self._count_sent(sent)
             self._consume(sent)
-            if <size_t>sent < total:
+            self._blocked = <size_t>sent < total
+            if self._blocked:
                 return 1
         return 0
 
@@ -443,10 +447,24 @@ cdef class Connection(Source):
         if events & READ and not self._eof_in and self.state != CLOSED:
             self._receive()
         if events & WRITE:
+            self._blocked = False
             self._switch.loop.c_mark_dirty(self)
         return 0
 
     cdef int _receive(self) except -1:
+        """Receive until the budget of the turn is used up, or there was less than asked for."""
+        cdef uint64_t end = self.bytes_received + self._switch.read_budget_bytes
+        while (
+            self.bytes_received < end
+            and self._receive_some(<size_t>(end - self.bytes_received))
+            and self._failure is None
+            and self.state != CLOSED
+        ):
+            pass
+        return 0
+
+    cdef int _receive_some(self, size_t budget) except -1:
+        """Receive once and handle what came; return whether there may be more."""
         cdef Hub switch = self._switch
         cdef size_t kept = 0
         cdef uint8_t* buffer
@@ -456,12 +474,12 @@ cdef class Connection(Source):
         buffer = switch._shared_buffer()
         if self._records is None:
             if self._inbox.large != NULL:
-                return self._receive_large(buffer)
+                return self._receive_large(buffer, budget)
             kept = self._inbox.tail_bytes
             if kept > switch._buffer_bytes - switch.read_budget_bytes:
                 return self._feed(NULL, 0)  # whole frames, which an exception left there
             copy_bytes(buffer, self._inbox.tail, kept)
-        n = recv(self._sock_fd, buffer + kept, switch.read_budget_bytes, MSG_DONTWAIT)
+        n = recv(self._sock_fd, buffer + kept, budget, MSG_DONTWAIT)
         if n <= 0:
             return self._receive_nothing(n)
         if self._failure is not None:
@@ -470,11 +488,15 @@ cdef class Connection(Source):
         if self._records is not None:
             return self._open_records(PyBytes_FromStringAndSize(<char*>buffer, n))
         inbox_drop_tail(&self._inbox)
-        return self._handle_input(buffer, kept + n)
+        self._handle_input(buffer, kept + n)
+        return <size_t>n == budget
 
-    cdef int _receive_large(self, uint8_t* buffer) except -1:
-        """Receive into the large frame, and what goes beyond its room into the shared buffer."""
-        cdef Hub switch = self._switch
+    cdef int _receive_large(self, uint8_t* buffer, size_t budget) except -1:
+        """Receive into the large frame, and what goes beyond its room into the shared buffer.
+
+        When it has all its room that is the start of the next frame, and only the start: if that
+        one is as large, its bytes are not copied either.
+        """
         cdef iovec pieces[2]
         cdef msghdr message
         cdef size_t room, behind
@@ -482,9 +504,13 @@ cdef class Connection(Source):
         self._grow_large()
         room = bytes_room(self._inbox.large) - self._inbox.large_bytes
         pieces[0].iov_base = bytes_start(self._inbox.large) + self._inbox.large_bytes
-        pieces[0].iov_len = min(room, switch.read_budget_bytes)
+        pieces[0].iov_len = min(room, budget)
         pieces[1].iov_base = buffer
-        pieces[1].iov_len = switch.read_budget_bytes - pieces[0].iov_len
+        behind = budget - pieces[0].iov_len
+        if self._inbox.large_bytes + room == self._inbox.large_need:
+            behind = min(behind, <size_t>NEXT_HEAD_BYTES)
+        pieces[1].iov_len = behind
+        budget = pieces[0].iov_len + behind
         memset(&message, 0, sizeof(message))
         message.msg_iov = pieces
         message.msg_iovlen = 2
@@ -496,7 +522,8 @@ cdef class Connection(Source):
         self._count_received(n)
         behind = n - min(<size_t>n, pieces[0].iov_len)
         self._inbox.large_bytes += <uint32_t>(n - behind)
-        return self._handle_input(buffer, behind)
+        self._handle_input(buffer, behind)
+        return <size_t>n == budget
 
     cdef int _grow_large(self) except -1:
         """Make room for at least one more byte of the large frame."""

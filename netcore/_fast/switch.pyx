@@ -397,7 +397,7 @@ cdef class Switch(Hub):
         return self._push_data(conn, frame_kind, &header, data, size)
 
     cdef Connection _outgoing(self, const header_t* header, int* action):
-        """Return the link to send over, if any; what the table said stays known until it changes."""
+        """Return the link to send over, if any; the answer of the table is kept while it holds."""
         cdef route_t route
         cdef PyObject* found
         self._find_route(header, NO_NODE, &route)
@@ -731,7 +731,9 @@ cdef class Switch(Hub):
         queue_append(&hop._data, &self._pool, run.start, n)
         hop.frames_sent += run.frames
         self._counts[MESSAGES_RELAYED] += run.frames
-        return self.loop.c_mark_dirty(hop)
+        if not hop._dirty:
+            self.loop.c_mark_dirty(hop)
+        return 0
 
     # -- delivery ----------------------------------------------------------------------------------
 
