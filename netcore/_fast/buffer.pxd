@@ -216,6 +216,42 @@ cdef inline int queue_append(
     return 0
 
 
+cdef inline int queue_append_run(
+    queue_t* queue, pool_t* pool, const uint8_t* frames, size_t n
+) except -1:
+    """Append a copy of frames that lie behind each other, as many to a chunk as fit."""
+    cdef size_t end, room
+    while n != 0:
+        end = n
+        room = queue.tail.room - queue.tail.end if queue.tail != NULL else 0
+        if n > room:
+            end = frame_bytes(frames)
+            if end > room:
+                room = CHUNK_BYTES
+            while end < n and end + frame_bytes(frames + end) <= room:
+                end += frame_bytes(frames + end)
+        queue_append(queue, pool, frames, end)
+        frames += end
+        n -= end
+    return 0
+
+
+cdef inline int queue_append_rest(
+    queue_t* queue, pool_t* pool, const uint8_t* frames, size_t n, size_t sent
+) except -1:
+    """Append to an empty queue frames of which the first ``sent`` bytes have left already."""
+    cdef size_t at = 0
+    cdef size_t end = 0
+    while end < sent:
+        at = end
+        end += frame_bytes(frames + at)
+    if end != sent:
+        queue_append(queue, pool, frames + sent, end - sent)
+        queue.left = <uint32_t>(end - sent)
+        queue.left_kind = frames[at]
+    return queue_append_run(queue, pool, frames + end, n - end)
+
+
 cdef inline int queue_append_parts(
     queue_t* queue, pool_t* pool, const uint8_t* head, uint32_t n, PyObject* payload, size_t size
 ) except -1:
@@ -231,14 +267,6 @@ cdef inline int queue_append_parts(
     memcpy(to, head, n)
     queue_link(queue, piece)
     return 0
-
-
-cdef inline size_t queue_room(const queue_t* queue, size_t n) noexcept:
-    """Return how many bytes a run that starts with n may have to be copied in one go."""
-    cdef size_t room = 0
-    if queue.tail != NULL:
-        room = queue.tail.room - queue.tail.end
-    return room if n <= room else CHUNK_BYTES
 
 
 cdef inline void queue_clear(queue_t* queue, pool_t* pool) noexcept:

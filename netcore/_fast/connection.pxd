@@ -135,9 +135,10 @@ cdef class Connection(Source):
     ) except -1
     cdef int _write_all(self) except -1
     cdef int _write_pieces(self) except -1
+    cdef size_t c_write_past(self, const uint8_t* frames, size_t n) noexcept
     cdef Py_ssize_t _write(self, bytes data) except -1
     cdef int _check_errno(self) except -1
-    cdef int _count_sent(self, size_t n) except -1
+    cdef void _count_sent(self, size_t n) noexcept
     cdef bytes _peek(self)
     cdef void _consume(self, size_t n) noexcept
 

@@ -301,7 +301,7 @@ cdef class Connection(Source):
         if self._failure is not None:
             return self._fail_now()
         try:
-            # Once it is watched for room, asking whether there is some would be a system call a turn.
+            # While it is watched for room, trying to write would be a system call a turn.
             blocked = self._blocked and self._registered & WRITE or self._write_all()
         except OSError as exc:
             return self._lose(f"write failed: {exc.strerror or exc}")
@@ -380,6 +380,29 @@ cdef class Connection(Source):
                 return 1
         return 0
 
+    cdef size_t c_write_past(self, const uint8_t* frames, size_t n) noexcept:
+        """Write frames past the queues when these are empty; return how many bytes have left.
+
+        Whatever goes wrong is met again, and told, by the flush of what is left.
+        """
+        cdef ssize_t sent
+        if (
+            not self._is_empty()
+            or self._blocked
+            or self._records is not None
+            or self._sock_fd < 0
+            or not self._started
+            or self._failure is not None
+            or PyBytes_GET_SIZE(self._unsent) != 0
+        ):
+            return 0
+        sent = send(self._sock_fd, frames, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent < 0:
+            return 0
+        self._blocked = <size_t>sent < n
+        self._count_sent(sent)
+        return sent
+
     cdef Py_ssize_t _write(self, bytes data) except -1:
         cdef Py_ssize_t sent
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
@@ -405,12 +428,11 @@ cdef class Connection(Source):
             raise OSError(error, strerror(error))
         return 0
 
-    cdef int _count_sent(self, size_t n) except -1:
+    cdef void _count_sent(self, size_t n) noexcept:
         self.bytes_sent += n
         self._switch._counts[BYTES_SENT] += n
         if n != 0:
             self.last_sent_ms = self._switch.loop._now_ms
-        return 0
 
     cdef bytes _peek(self):
         """Return the bytes to send next, about WRITE_CHUNK_BYTES of them, without removing them."""

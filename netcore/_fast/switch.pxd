@@ -13,6 +13,7 @@ cdef enum:
     ROUTER_ERROR = 3
 
 cdef enum:
+    WRITE_PAST_BYTES = 16384    # runs from here on are written at once, if nothing waits before
     CACHED_LINKS = 1024     # entries of the map from conn id to link; a power of two
 
 # One entry of the direct-mapped cache in front of Switch._connections.
@@ -33,7 +34,6 @@ cdef struct run_t:
     PyObject* hop           # the link, borrowed
     uint8_t* start
     size_t bytes            # 0: no run
-    size_t room             # most bytes that one copy can take
     size_t queue_room       # a frame may be added while fewer bytes than that are in the run
     uint32_t max_length     # of a body
     int kind                # ROUTE_*

@@ -1,8 +1,8 @@
 """All links of a node, and what happens to each frame: deliver, relay or drop, and count it."""
 
 # Facts that this file relies on, besides those of the pure twin:
-# - Frames are parsed in the receive buffer; relayed ones are changed in it (TTL) and copied once,
-#   into the send queue of the next hop.
+# - Frames are parsed in the receive buffer; relayed ones are changed in it (TTL) and written from
+#   there, or copied once, into the send queue of the next hop.
 # - Relayed frames that lie behind each other and go to the same link form a run, appended at once.
 #   A run ends before any Python code runs, so nobody sees a queue without it, and the borrowed
 #   pointers in it live as long as it does.
@@ -22,9 +22,8 @@ from netcore._fast.buffer cimport (
     LARGE_FRAME_BYTES,
     decref,
     inbox_append,
-    queue_append,
+    queue_append_rest,
     queue_reserve,
-    queue_room,
 )
 from netcore._fast.codec cimport (
     DEFAULT_TTL_HOPS,
@@ -579,7 +578,6 @@ cdef class Switch(Hub):
                 and run.kind == header.kind
                 and run.key == route_key(&header)
                 and run.start + run.bytes == frame
-                and run.bytes + total <= run.room
                 and run.bytes < run.queue_room
                 and length <= run.max_length
                 and header.ttl > 1
@@ -712,7 +710,6 @@ cdef class Switch(Hub):
         run.start = frame
         run.bytes = n
         run.frames = 1
-        run.room = queue_room(&conn._data, n)
         run.queue_room = self.write_high_bytes - queued(conn)
         run.max_length = conn.max_frame_bytes
         # The answers of a router of the caller's may change with each message: -1 fits none.
@@ -721,16 +718,21 @@ cdef class Switch(Hub):
         return 0
 
     cdef int _end_run(self, run_t* run) except -1:
-        """Queue the run, if there is one."""
+        """Send the run, if there is one: a long one past the queue, when that is empty."""
         cdef Connection hop
         cdef size_t n = run.bytes
+        cdef size_t sent = 0
         if n == 0:
             return 0
         run.bytes = 0
         hop = <Connection>run.hop
-        queue_append(&hop._data, &self._pool, run.start, n)
         hop.frames_sent += run.frames
         self._counts[MESSAGES_RELAYED] += run.frames
+        if n >= WRITE_PAST_BYTES:
+            sent = hop.c_write_past(run.start, n)
+            if sent == n:
+                return 0
+        queue_append_rest(&hop._data, &self._pool, run.start, n, sent)
         if not hop._dirty:
             self.loop.c_mark_dirty(hop)
         return 0

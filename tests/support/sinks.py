@@ -162,10 +162,18 @@ class Rig:
             sock.close()
 
     def link(
-        self, conn_id: int = CONN_A, node: int = NODE_A, *, start: bool = True, **options: Any
+        self,
+        conn_id: int = CONN_A,
+        node: int = NODE_A,
+        *,
+        start: bool = True,
+        sndbuf: int | None = None,
+        **options: Any,
     ) -> tuple[Any, socket.socket]:
         """Return a link over a socket pair, and the neighbour's end (non-blocking)."""
         ours, theirs = socket.socketpair()
+        if sndbuf is not None:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
         ours.setblocking(False)
         theirs.setblocking(False)
         self._sockets.append(theirs)
