@@ -91,6 +91,7 @@ class HookRunner:
         """Keep an interrupt until the end of the turn; the first wins."""
         if self._interrupt is None:
             self._interrupt = exc
+        self._loop.leave()
 
     def raise_interrupt(self) -> None:
         """Raise the interrupt that was kept, if there is one; between two turns."""

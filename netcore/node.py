@@ -93,6 +93,7 @@ class Node:
             clock=clock_ms,
             on_error=self._on_loop_error,
             max_posts=self._config.max_posts,
+            busy_poll_us=self._config.busy_poll_us,
         )
         try:
             self._assemble(kernels, bound, behaviors, transports, micros)
@@ -245,6 +246,17 @@ class Node:
         self._plane.raise_interrupt()
         return served
 
+    def _run_turns(self) -> None:
+        """Make turns until somebody asks the loop to leave."""
+        self._check()
+        try:
+            if not self._started:
+                self._start()
+            self._loop.run()
+        finally:
+            self._close_if_asked()
+        self._plane.raise_interrupt()
+
     def run(self) -> None:
         """Poll until ``stop`` or ``close`` is called, or SIGINT or SIGTERM comes.
 
@@ -257,7 +269,7 @@ class Node:
         try:
             with stop_on_signals(self.stop, self._loop.wakeup_fd):
                 while not (self._stop or self._closed):
-                    self.poll(None)
+                    self._run_turns()
         finally:
             self._running = False
         self._stop = False
@@ -265,7 +277,7 @@ class Node:
     def stop(self) -> None:
         """Make ``run`` return; from any thread, hook or signal handler."""
         self._stop = True
-        self._loop.wake()
+        self._loop.leave()
 
     def post(self, fn: Callable[..., object], *args: object) -> None:
         """Call ``fn(*args)`` on the node's thread, soon; from any thread or signal handler.

@@ -369,7 +369,10 @@ cdef class Connection(Source):
             for i in range(count):
                 total += pieces[i].iov_len
             message.msg_iovlen = count
-            sent = sendmsg(self._sock_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if count == 1:  # which is cheaper
+                sent = send(self._sock_fd, pieces[0].iov_base, total, MSG_DONTWAIT | MSG_NOSIGNAL)
+            else:
+                sent = sendmsg(self._sock_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
             if sent < 0:
                 self._check_errno()
                 sent = 0

@@ -37,16 +37,19 @@ cdef class Source:
 cdef class Loop:
     cdef long long _now_ms
     cdef bint _in_turn
+    cdef bint _leaving
     cdef bint _closed
     cdef bint _woken                # a byte of ours is in the pair
     cdef int _epoll                 # -1 with a selector of the caller's
     cdef int _wake_fd               # the writing end; -1 when closed
     cdef int _wake_in_fd
     cdef object _selector
+    cdef object _select             # waits on the selector
     cdef object _wake_in
     cdef object _wake_out
     cdef object _clock              # None: CLOCK_MONOTONIC
     cdef object _on_error
+    cdef long long _busy_poll_us
     cdef slot_t* _slots             # by fd
     cdef size_t _n_slots
     cdef dict _sources              # fd -> Source; keeps alive what _slots points to
@@ -72,7 +75,9 @@ cdef class Loop:
     cdef int _grow(self, int fd) except -1
     cdef void _drain(self) noexcept
     cdef long long _next_deadline(self) except -2
+    cdef int _run_turn(self, long long timeout_ms) except -1
     cdef int _turn(self, long long timeout_ms) except -1
+    cdef int _sleep(self, int timeout_ms) noexcept nogil
     cdef list _wait(self, long long timeout_ms)
     cdef int _wait_epoll(self, int timeout_ms) except -1
     cdef list _wait_selector(self, long long timeout_ms)

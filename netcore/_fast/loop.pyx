@@ -132,13 +132,16 @@ cdef class Loop:
         self._closed = True  # until __init__ is done
         self._epoll = self._wake_fd = self._wake_in_fd = -1
 
-    def __init__(self, selector=None, *, clock=None, on_error=None, max_posts=65_536):
+    def __init__(
+        self, selector=None, *, clock=None, on_error=None, max_posts=65_536, busy_poll_us=0
+    ):
         """Make a loop."""
         if self._sources is not None:
             raise RuntimeError("the loop is initialised already")
         self._max_posts = to_int64(max_posts)
         if self._max_posts < 1:
             raise ValueError(f"max_posts must be 1 or more, not {max_posts}")
+        self._busy_poll_us = 0 if clock is not None else to_int64(busy_poll_us)
         self._clock = clock
         self._on_error = on_error if on_error is not None else _log_error
         self._sources = {}
@@ -158,6 +161,9 @@ cdef class Loop:
                 PyErr_SetFromErrno(OSError)
             self._control(self._wake_in_fd, 0, READ)
         else:
+            from netcore._pure.loop import select  # both wait alike on a selector
+
+            self._select = select
             selector.register(self._wake_in, READ, self)
         self._closed = False
 
@@ -376,9 +382,28 @@ cdef class Loop:
             raise RuntimeError("run_once was called from inside a turn of the same loop")
         if timeout_ms is not None:
             timeout = max(0, to_int64(timeout_ms))
+        return self._run_turn(timeout)
+
+    def run(self):
+        """Run turns until `leave` is called or the loop is closed."""
+        self._check_open()
+        if self._in_turn:
+            raise RuntimeError("run was called from inside a turn of the same loop")
+        try:
+            while not self._leaving and not self._closed:
+                self._run_turn(-1)
+        finally:
+            self._leaving = False
+
+    def leave(self):
+        """Make `run` return after its turn; for any thread and signal handler."""
+        self._leaving = True
+        self.c_wake()
+
+    cdef int _run_turn(self, long long timeout_ms) except -1:
         self._in_turn = True
         try:
-            return self._turn(timeout)
+            return self._turn(timeout_ms)
         finally:
             self._in_turn = False
             if self._dirty or self._timers.due:
@@ -418,28 +443,54 @@ cdef class Loop:
         cdef int i
         cdef int n = 0
         cdef int error = 0
+        PyErr_CheckSignals()
+        if self._closed:  # by a signal handler
+            return 0
         if timeout_ms == 0:
             n = epoll_wait(self._epoll, self._ready, BATCH, 0)
             error = errno
         else:
+            with nogil:
+                n = self._sleep(timeout_ms)
+                error = errno
+        if n < 0:
+            if error != EINTR:
+                raise OSError(error, os.strerror(error))
             PyErr_CheckSignals()
-            if not self._closed:
-                with nogil:
-                    n = epoll_wait(self._epoll, self._ready, BATCH, timeout_ms)
-                    error = errno
-                PyErr_CheckSignals()
-            if self._closed:  # by a signal handler
+            if self._closed:
                 return 0
-        if n < 0 and error != EINTR:
-            raise OSError(error, os.strerror(error))
         for i in range(n):
             if self._ready[i].data.u64 == WAKE:
                 self._drain()
         return max(n, 0)
 
+    cdef int _sleep(self, int timeout_ms) noexcept nogil:
+        """Wait for events; at first, if asked to, without giving up the core."""
+        cdef timespec time
+        cdef long long now, start, end
+        cdef int n
+        if self._busy_poll_us == 0:
+            return epoll_wait(self._epoll, self._ready, BATCH, timeout_ms)
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        start = <long long>time.tv_sec * 1000000 + time.tv_nsec // 1000
+        end = start + self._busy_poll_us
+        if timeout_ms >= 0:
+            end = min(end, start + <long long>timeout_ms * 1000)
+        while True:
+            n = epoll_wait(self._epoll, self._ready, BATCH, 0)
+            if n != 0:
+                return n
+            clock_gettime(CLOCK_MONOTONIC, &time)
+            now = <long long>time.tv_sec * 1000000 + time.tv_nsec // 1000
+            if now >= end:
+                break
+        if timeout_ms >= 0:
+            timeout_ms = max(0, timeout_ms - <int>((now - start) // 1000))
+        return epoll_wait(self._epoll, self._ready, BATCH, timeout_ms)
+
     cdef list _wait_selector(self, long long timeout_ms):
         cdef list ready = []
-        for key, mask in self._selector.select(None if timeout_ms < 0 else timeout_ms / 1000.0):
+        for key, mask in self._select(self._selector, timeout_ms, self._busy_poll_us):
             data = key.data
             if data is self:
                 self._drain()

@@ -55,6 +55,24 @@ def _log_error(where: str, error: BaseException) -> None:
     _logger.error("exception in %s", where, exc_info=error)
 
 
+def select(
+    selector: selectors.BaseSelector, timeout_ms: int, busy_poll_us: int
+) -> list[tuple[selectors.SelectorKey, int]]:
+    """Wait for events; at first, if asked to, without sleeping. -1: as long as it takes."""
+    if busy_poll_us and timeout_ms:
+        start = time.monotonic_ns()
+        spin_ns = busy_poll_us * 1_000
+        if timeout_ms > 0:
+            spin_ns = min(spin_ns, timeout_ms * 1_000_000)
+        while (spent := time.monotonic_ns() - start) < spin_ns:
+            events = selector.select(0)
+            if events:
+                return events
+        if timeout_ms > 0:
+            timeout_ms = max(0, timeout_ms - spent // 1_000_000)
+    return selector.select(None if timeout_ms < 0 else timeout_ms / 1_000)
+
+
 class Source:
     """Something with a file descriptor that a loop watches. Subclasses override the two hooks.
 
@@ -102,8 +120,8 @@ class _Entry:
 class Loop:
     """Calls sources when their fds are ready, timers when they are due, posts when they came.
 
-    One turn is one `run_once`. Everything but ``post`` and ``wake`` belongs to the thread that
-    runs the loop. An ``Exception`` out of a hook goes to ``on_error``; ``KeyboardInterrupt`` and
+    One turn is one `run_once`; `run` makes turns until `leave` is called. Everything but ``post``,
+    ``wake`` and ``leave`` belongs to the thread that runs the loop. An ``Exception`` out of a hook goes to ``on_error``; ``KeyboardInterrupt`` and
     other ``BaseException`` leave `run_once`, and what was not served then is served next turn.
     """
 
@@ -117,6 +135,7 @@ class Loop:
         clock: Callable[[], int] | None = None,
         on_error: Callable[[str, BaseException], None] | None = None,
         max_posts: int = 65_536,
+        busy_poll_us: int = 0,
     ) -> None:
         """Make a loop.
 
@@ -127,6 +146,9 @@ class Loop:
                 exception. By default it is logged with its traceback as ``netcore.loop``.
             max_posts: Bound of the functions that wait in `post`. Threads that post at the very
                 same moment may exceed it by one each.
+            busy_poll_us: Before it sleeps, a wait asks for events over and over for so many
+                microseconds. Without effect when there is a ``clock``: simulated time does not
+                pass meanwhile.
 
         Raises:
             ValueError: ``max_posts`` is less than 1.
@@ -137,12 +159,14 @@ class Loop:
         self._clock = clock if clock is not None else _monotonic_ms
         self._on_error = on_error if on_error is not None else _log_error
         self._max_posts = max_posts
+        self._busy_poll_us = operator.index(busy_poll_us) if clock is None else 0
         self._entries: dict[int, _Entry] = {}
         self._timers = TimerQueue()
         self._posts: deque[Call] = deque()
         self._dirty: deque[Source] = deque()
         self._posts_refused = 0
         self._in_turn = False
+        self._leaving = False
         self._closed = False
         self._woken = False  # a byte of ours is, or is about to be, in the pair
         self._now_ms = self._clock()
@@ -342,6 +366,30 @@ class Loop:
             raise RuntimeError("run_once was called from inside a turn of the same loop")
         if timeout_ms is not None:
             timeout_ms = operator.index(timeout_ms)
+        return self._run_turn(timeout_ms)
+
+    def run(self) -> None:
+        """Run turns until `leave` is called or the loop is closed.
+
+        Raises:
+            RuntimeError: Called from inside a turn.
+            LocalError: The loop is closed.
+        """
+        self._check_open()
+        if self._in_turn:
+            raise RuntimeError("run was called from inside a turn of the same loop")
+        try:
+            while not (self._leaving or self._closed):
+                self._run_turn(None)
+        finally:
+            self._leaving = False
+
+    def leave(self) -> None:
+        """Make `run` return after its turn; for any thread and signal handler."""
+        self._leaving = True
+        self.wake()
+
+    def _run_turn(self, timeout_ms: int | None) -> int:
         self._in_turn = True
         try:
             self._now_ms = self._clock()
@@ -365,9 +413,9 @@ class Loop:
             return []
         deadline = self.next_deadline_ms()
         waits = [ms for ms in (timeout_ms, deadline) if ms is not None]
-        timeout = min(*waits, _LONGEST_WAIT_MS) / 1000 if waits else None
+        timeout = max(0, min(*waits, _LONGEST_WAIT_MS)) if waits else -1
         ready = []
-        for key, mask in self._selector.select(timeout):
+        for key, mask in select(self._selector, timeout, self._busy_poll_us):
             if key.data is self:
                 self._drain()
             elif isinstance(key.data, _Entry):

@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from support.sinks import CONN_B, NODE_B, Rig, read_all, to_node
 
 from netcore import wire
+from support.sinks import CONN_B, NODE_B, Rig, read_all, to_node
 
 
 @pytest.fixture
