@@ -121,8 +121,9 @@ class Loop:
     """Calls sources when their fds are ready, timers when they are due, posts when they came.
 
     One turn is one `run_once`; `run` makes turns until `leave` is called. Everything but ``post``,
-    ``wake`` and ``leave`` belongs to the thread that runs the loop. An ``Exception`` out of a hook goes to ``on_error``; ``KeyboardInterrupt`` and
-    other ``BaseException`` leave `run_once`, and what was not served then is served next turn.
+    ``wake`` and ``leave`` belongs to the thread that runs the loop. An ``Exception`` out of a hook
+    goes to ``on_error``; ``KeyboardInterrupt`` and other ``BaseException`` leave `run_once`, and
+    what was not served then is served next turn.
     """
 
     READ: Final = selectors.EVENT_READ
