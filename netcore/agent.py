@@ -51,17 +51,6 @@ class AgentHost(Protocol):
     def connect(self, addr: NodeAddr, *, parallel: bool) -> ConnId:
         """Queue a dial."""
 
-    def call(
-        self,
-        from_service: int,
-        rule: RouteRule,
-        service_id: int,
-        payload: Payload,
-        on_done: Callable[[CallAnswer], object],
-        timeout_ms: int,
-    ) -> None:
-        """Start a call."""
-
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call a function after a while, like a hook."""
 
@@ -191,7 +180,7 @@ class _Agent:
             LocalError: It could not be sent (as for sends), or ``max_pending_calls`` is reached;
                 ``on_done`` is not called then.
         """
-        self._host.call(self._service_id, rule, service_id, payload, on_done, timeout_ms)
+        self._port.call(rule, service_id, payload, on_done, timeout_ms)
 
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call ``fn()`` after ``delay_ms`` like a hook: isolated, never inside another one."""
@@ -265,6 +254,7 @@ _DIRECT_SENDS = (
     "send_local",
     "send_to_conn",
     "reply",
+    "call",
 )
 
 

@@ -11,16 +11,12 @@ from .errors import ConnectionRejected, NodeClosedError
 if TYPE_CHECKING:
     from ._backend import kernels
 
-__all__ = ["HookFailed", "HookRunner"]
+__all__ = ["HookRunner"]
 
 logger = logging.getLogger("netcore.plane")
 
 #: Tracebacks logged per second; hook errors beyond are only counted.
 MAX_TRACEBACKS_PER_S: Final = 20
-
-
-class HookFailed(Exception):
-    """User code raised; it was logged and counted already."""
 
 
 @final
@@ -54,21 +50,6 @@ class HookRunner:
         except BaseException as exc:
             self.hold(exc)
         return None
-
-    def run_or_fail(self, hook: Callable[..., object], *args: object) -> object:
-        """Call ``hook(*args)``.
-
-        Raises:
-            HookFailed: It raised; that was logged and counted, or is kept.
-        """
-        try:
-            return hook(*args)
-        except Exception as exc:
-            self.on_error(hook, exc)
-            raise HookFailed from None
-        except BaseException as exc:
-            self.hold(exc)
-            raise HookFailed from None
 
     def refusal(self, hook: Callable[..., object], node_id: int | None, conn_id: int) -> str | None:
         """Call a ``check_*`` hook and return its reason to refuse; None when it agrees.

@@ -127,6 +127,7 @@ class Node:
             self._host,
             loop=self._loop,
             port=kernels.Port,
+            calls=kernels.CallDesk,
             rng=self._rng,
             clock_us=clock_us,
             reserved=bound.services(self._rng),
@@ -335,7 +336,7 @@ class Node:
         """
         self._check_outside("call")
         answers: list[CallAnswer] = []
-        self._plane.call(
+        self._plane.calls.call(
             service_id, route, service_id, payload, answers.append, milliseconds(timeout_s)
         )
         while not answers:

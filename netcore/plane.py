@@ -22,7 +22,6 @@ from .address import NodeAddr
 from .admission import Admission, Attempt
 from .agent import BehaviorAgent, Later
 from .behavior import NetworkBehavior
-from .calls import CallDesk
 from .commands import (
     CloseConn,
     CloseNode,
@@ -49,8 +48,6 @@ from .linklife import LinkLife
 from .links import Link, LinkTable
 from .monitor import LinkMonitor
 from .registry import BehaviorTable
-from .route import RouteRule
-from .rpc import CallAnswer
 from .stats import ConnectionStats
 
 if TYPE_CHECKING:
@@ -81,6 +78,7 @@ class Plane:
         *,
         loop: kernels.Loop,
         port: Callable[[kernels.Switch, int, kernels.Connection | None], kernels.Port],
+        calls: type[kernels.CallDesk],
         rng: Random,
         clock_us: Callable[[], int],
         reserved: Sequence[NetworkBehavior] = (),
@@ -96,7 +94,9 @@ class Plane:
         self._behaviors = BehaviorTable(behaviors, reserved)
         self.monitor = LinkMonitor(config, self.links, loop, rng, clock_us, self)
         self.admission = Admission(self.node_id, config.max_links, self.links, self)
-        self.calls = CallDesk(config, loop, rng, self._behaviors, self._hooks)
+        self.calls = calls(
+            loop, rng, self._hooks, config.max_pending_calls, config.max_answers_open
+        )
         self._rng = rng
         self._switch: kernels.Switch | None = None
         self._book = DialBook(shell, self.admission, self._behaviors, self._hooks)
@@ -131,6 +131,7 @@ class Plane:
         )
         for behavior, agent in self._behaviors:
             switch.set_behavior(agent.service_id, behavior.on_message, agent)
+            self.calls.set_behavior(agent.service_id, behavior.on_rpc, agent)
 
     @property
     def switch(self) -> kernels.Switch:
@@ -212,6 +213,7 @@ class Plane:
     def refuse_new(self) -> None:
         """Take no more dials and calls: the node closes, and what begins now could not end."""
         self._hooks.closing = True
+        self.calls.refuse(NodeClosedError())
 
     def stop(self) -> None:
         """End calls and ticks, call ``on_stopped`` everywhere; the last hooks of this node."""
@@ -234,6 +236,7 @@ class Plane:
     def abandon(self) -> None:
         """A fork copied the node: take and do nothing any more, and call no hook."""
         self._stopped = self._forked = True
+        self.calls.refuse(ForkedNodeError())
         self.commands.clear()
 
     def _drain_at_last(self) -> None:
@@ -268,30 +271,14 @@ class Plane:
 
     def connect(self, addr: NodeAddr, *, parallel: bool) -> ConnId:
         """Queue a dial and return its conn id."""
-        self._check_new()
+        self._check_open()
+        if self._hooks.closing:
+            raise NodeClosedError
         conn_id = self._shell.new_conn_id(addr)
         command = Connect(conn_id, addr, parallel)
         self.push(command)
         self._book.add(command)
         return conn_id
-
-    def call(
-        self,
-        from_service: int,
-        rule: RouteRule,
-        service_id: int,
-        payload: bytes | bytearray | memoryview,
-        on_done: Callable[[CallAnswer], object],
-        timeout_ms: int,
-    ) -> None:
-        """Start a call."""
-        self._check_new()
-        self.calls.call(from_service, rule, service_id, payload, on_done, timeout_ms)
-
-    def _check_new(self) -> None:
-        self._check_open()
-        if self._hooks.closing:
-            raise NodeClosedError
 
     def _check_open(self) -> None:
         if self._stopped:

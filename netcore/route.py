@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Final, final
 
 from . import wire
@@ -55,7 +56,10 @@ class RouteRule:
     @classmethod
     def node(cls, dest: int) -> RouteRule:
         """The node with this id, 0..2**32 - 2."""
-        return cls(wire.ROUTE_NODE, check_node_id(dest))
+        try:
+            return _node_rule(dest)
+        except TypeError:  # it cannot be hashed, so it is no int
+            return cls(wire.ROUTE_NODE, check_node_id(dest))
 
     @classmethod
     def closest(cls, key: int | str | bytes) -> RouteRule:
@@ -85,6 +89,13 @@ class RouteRule:
 
 
 _DIRECT: Final = RouteRule(wire.ROUTE_DIRECT)
+
+
+# Programs make the same few rules again and again, one for each send: making a rule takes longer
+# than the send. Typed, because True == 1 and is no node id.
+@lru_cache(maxsize=1024, typed=True)
+def _node_rule(dest: int) -> RouteRule:
+    return RouteRule(wire.ROUTE_NODE, check_node_id(dest))
 
 
 def check_rule(rule: RouteRule) -> RouteRule:

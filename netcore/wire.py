@@ -157,8 +157,10 @@ RPC_INTERNAL: Final = 3
 RPC_DROPPED: Final = 4
 RPC_BUSY: Final = 5
 RPC_FIRST_APPLICATION_CODE: Final = 256
+MAX_RPC_CODE: Final = 65535
 #: Codes that exist only at the caller.
 RPC_LOCAL_TIMEOUT: Final = -1
+RPC_LOCAL_CLOSED: Final = -2
 
 # -- router_sync (the payload of a direct message to service 255) --------------------------------
 SYNC_FULL: Final = 1

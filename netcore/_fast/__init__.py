@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from .calls import CallDesk, RpcAnswer
+from .callvalues import CallAnswer, RpcRequest
 from .codec import (
     FrameSplitter,
     Message,
@@ -23,12 +25,16 @@ from .table import RouteTable
 
 __all__ = [
     "NAME",
+    "CallAnswer",
+    "CallDesk",
     "Connection",
     "FrameSplitter",
     "Loop",
     "Message",
     "Port",
     "RouteTable",
+    "RpcAnswer",
+    "RpcRequest",
     "Source",
     "Switch",
     "Timer",

@@ -17,7 +17,7 @@ from netcore._fast.connection cimport Connection
 from netcore._fast.switch cimport Switch
 from netcore._fast.table cimport NO_NODE
 
-from netcore.errors import NoRouteError
+from netcore.errors import LocalError, NoRouteError
 from netcore.ids import check_key, check_node_id, key_of
 from netcore.route import RouteRule, check_rule
 
@@ -114,6 +114,14 @@ cdef class Port:
         self._switch._send_on(
             self._conn, payload, own, own if to_service is None else to_service, stream_id, meta,
             ttl,
+        )
+
+    def call(self, rule, service_id, payload, on_done, timeout_ms=5_000):
+        """Call a service; raises like ``CallDesk.call``."""
+        if self._switch._calls is None:
+            raise LocalError("nobody takes calls here")
+        self._switch._calls.c_call(
+            self.service_id, rule, service_id, payload, on_done, timeout_ms
         )
 
     def reply(self, message, payload):

@@ -46,11 +46,34 @@ cdef inline uint32_t route_key(const header_t* header) noexcept:
     return header.to_service if header.kind == ROUTE_SERVICE else header.argument
 
 
+# Return ``payload`` as bytes.
+cdef bytes as_payload(object payload)
+
+
+# The part of CallDesk that switch and ports use. It is here because two kernels cannot know each
+# other.
+cdef class Calls:
+    # Take in a CALL for this node; ``data`` is its envelope and lives as long as this runs.
+    cdef int c_on_call(
+        self, const header_t* header, bint verified, const uint8_t* data, size_t n
+    ) except -1
+    cdef int c_call(
+        self,
+        object from_service,
+        object rule,
+        object service_id,
+        object payload,
+        object on_done,
+        object timeout_ms,
+    ) except -1
+
+
 @cython.final
 cdef class Switch(Hub):
     cdef readonly uint32_t node_id
     cdef readonly Py_ssize_t max_frame_bytes
     cdef readonly size_t local_queue_bytes
+    cdef Calls _calls                       # set by itself, or None
     cdef RouteTable _table                  # one of these two is None
     cdef object _router
     cdef object _commands
@@ -87,6 +110,17 @@ cdef class Switch(Hub):
         object stream_id,
         object meta,
         object ttl,
+    ) except -1
+    cdef int _originate_call(
+        self, header_t* header, const uint8_t* envelope, uint32_t n, bytes payload
+    ) except -1
+    cdef int _push_call(
+        self,
+        Connection conn,
+        const header_t* header,
+        const uint8_t* envelope,
+        uint32_t n,
+        bytes payload,
     ) except -1
     cdef int _send_on(
         self,
@@ -128,6 +162,9 @@ cdef class Switch(Hub):
     ) except -1
     cdef int _end_run(self, run_t* run) except -1
 
+    cdef int _deliver_call(
+        self, header_t* header, uint32_t link_node, const uint8_t* data, size_t n
+    ) except -1
     cdef int _deliver(self, int kind, Connection conn, Message message) except -1
     cdef int _call_hook(self, object hook, object agent, Message message) except -1
     cdef int _on_hook_error(self, object hook) except -1

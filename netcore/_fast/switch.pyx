@@ -22,6 +22,7 @@ from netcore._fast.buffer cimport (
     LARGE_FRAME_BYTES,
     decref,
     inbox_append,
+    queue_append_parts,
     queue_append_rest,
     queue_reserve,
 )
@@ -117,6 +118,9 @@ cdef extern from "Python.h":
     # len() of a deque, which is a PyVarObject.
     Py_ssize_t deque_size "Py_SIZE" (object queue) noexcept
 
+cdef enum:
+    MAX_ENVELOPE_BYTES = 16     # in front of the payload of a CALL
+
 cdef object MAX_U32 = wire.MAX_U32
 cdef object MAX_U64 = (1 << 64) - 1
 
@@ -156,6 +160,27 @@ cdef bytes as_payload(object payload):
             f"a payload is bytes, bytearray or memoryview, not {type(payload).__name__}"
         )
     return bytes(payload)
+
+
+@cython.auto_pickle(False)
+cdef class Calls:
+    """What the switch and ports need of a call desk; ``CallDesk`` is the only one."""
+
+    cdef int c_on_call(
+        self, const header_t* header, bint verified, const uint8_t* data, size_t n
+    ) except -1:
+        raise NotImplementedError
+
+    cdef int c_call(
+        self,
+        object from_service,
+        object rule,
+        object service_id,
+        object payload,
+        object on_done,
+        object timeout_ms,
+    ) except -1:
+        raise NotImplementedError
 
 
 @cython.auto_pickle(False)
@@ -433,6 +458,71 @@ cdef class Switch(Hub):
             self.loop.c_mark_dirty(conn)
         return 0
 
+    cdef int _originate_call(
+        self, header_t* header, const uint8_t* envelope, uint32_t n, bytes payload
+    ) except -1:
+        """Originate a CALL: route and services are in the header, the envelope is in two parts."""
+        cdef Connection conn
+        cdef int action
+        cdef size_t size = HEADER_BYTES + 4 * (1 + (header.kind != ROUTE_DIRECT))
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+        header.ttl = DEFAULT_TTL_HOPS
+        header.meta = 0
+        header.stream_id = 0
+        header.has_from = True
+        header.from_node = self.node_id
+        size += n + <size_t>PyBytes_GET_SIZE(payload)
+        if size > <size_t>self.max_frame_bytes:
+            self._refuse(MessageTooBigError(size, self.max_frame_bytes))
+        if (
+            self._way.conn != NULL
+            and self._way.kind == header.kind
+            and self._way.key == route_key(header)
+            and self._way.version == self._table._version
+        ):
+            conn = <Connection>self._way.conn
+        else:
+            conn = self._outgoing(header, &action)
+            if action == ACTION_LOCAL:
+                data = PyBytes_FromStringAndSize(<const char*>envelope, n) + payload
+                return self._push_local(KIND_CALL, new_message(data, header, self.node_id, True))
+        if conn is None or conn.state != OPEN:
+            self._refuse(NoRouteError(destination(header)))
+        if size > conn.max_frame_bytes or queued(conn) >= self.write_high_bytes:
+            conn._check_queue(size)
+        self._counts[MESSAGES_SENT] += 1
+        return self._push_call(conn, header, envelope, n, payload)
+
+    cdef int _push_call(
+        self,
+        Connection conn,
+        const header_t* header,
+        const uint8_t* envelope,
+        uint32_t n,
+        bytes payload,
+    ) except -1:
+        cdef uint8_t head[HEAD_BYTES + MAX_ENVELOPE_BYTES]
+        cdef uint8_t* to
+        cdef size_t rest = <size_t>PyBytes_GET_SIZE(payload)
+        cdef uint32_t at = FRAME_HEADER_BYTES
+        at += c_encode_header(head + at, header)
+        memcpy(head + at, envelope, n)
+        at += n
+        store_u32(head, <uint32_t>KIND_CALL << 24 | <uint32_t>(at - FRAME_HEADER_BYTES + rest))
+        if rest < BY_REFERENCE_BYTES:
+            to = queue_reserve(&conn._data, &self._pool, at + <uint32_t>rest)
+            if to == NULL:
+                raise MemoryError
+            memcpy(to, head, at)
+            memcpy(to + at, PyBytes_AS_STRING(payload), rest)
+        else:
+            queue_append_parts(&conn._data, &self._pool, head, at, <PyObject*>payload, rest)
+        conn.frames_sent += 1
+        if not conn._dirty:
+            self.loop.c_mark_dirty(conn)
+        return 0
+
     cdef int _send_on(
         self,
         Connection conn,
@@ -597,6 +687,14 @@ cdef class Switch(Hub):
                     if hop != NULL:
                         self._begin_run(&run, hop, &header, frame, total)
                     continue
+            if kind == KIND_CALL and self._calls is not None:
+                self._deliver_call(
+                    &header,
+                    from_node,
+                    frame + FRAME_HEADER_BYTES + header.size,
+                    length - header.size,
+                )
+                continue
             self._deliver(
                 kind,
                 conn,
@@ -738,6 +836,24 @@ cdef class Switch(Hub):
         return 0
 
     # -- delivery ----------------------------------------------------------------------------------
+
+    cdef int _deliver_call(
+        self, header_t* header, uint32_t link_node, const uint8_t* data, size_t n
+    ) except -1:
+        """Hand a call to the desk without making a message of it; then let the sink drain."""
+        self._counts[MESSAGES_DELIVERED] += 1
+        if header.kind == ROUTE_DIRECT and not header.has_from:
+            header.has_from = True
+            header.from_node = link_node
+        try:
+            self._calls.c_on_call(
+                header, header.has_from and header.from_node == link_node, data, n
+            )
+        except Exception as exc:
+            self._sink.on_hook_error(self._calls, exc)
+        if deque_size(self._commands) != 0 or deque_size(self._local) != 0:
+            self._sink.drain()
+        return 0
 
     cdef int _deliver(self, int kind, Connection conn, Message message) except -1:
         """Hand one message or call to whoever it is for; then let the sink drain."""

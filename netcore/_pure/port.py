@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 from .. import wire
-from ..errors import NoRouteError
+from ..errors import LocalError, NoRouteError
 from ..ids import check_key, check_node_id, key_of
 from ..route import RouteRule, check_rule
+from .callvalues import CallAnswer
 from .codec import Message
 from .connection import Connection
 from .switch import Payload, Switch
@@ -145,6 +147,20 @@ class Port:
             self._conn, payload, own, own if to_service is None else to_service, stream_id, meta,
             ttl,
         )  # fmt: skip
+
+    def call(
+        self,
+        rule: RouteRule,
+        service_id: int,
+        payload: Payload,
+        on_done: Callable[[CallAnswer], object],
+        timeout_ms: int = 5_000,
+    ) -> None:
+        """Call a service; raises like ``CallDesk.call``."""
+        desk = self._switch._calls
+        if desk is None:
+            raise LocalError("nobody takes calls here")
+        desk.call(self.service_id, rule, service_id, payload, on_done, timeout_ms)
 
     def reply(self, message: Message, payload: Payload) -> None:
         """Send back to the message's node and service, with its ``stream_id``.

@@ -13,7 +13,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NoReturn, Protocol, cast, final
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast, final
 
 from .. import wire
 from ..errors import (
@@ -31,6 +31,9 @@ from .codec import Message, decode_header, decode_message, encode_header
 from .connection import OPEN, Channel, Connection, Hook, Records
 from .loop import Loop, Source
 from .table import RouteTable
+
+if TYPE_CHECKING:
+    from .calls import CallDesk
 
 __all__ = ["Payload", "Switch"]
 
@@ -146,6 +149,7 @@ class Switch(Source):
         self._local_bytes = 0
         self._busy = False  # frames are being parsed, so a hook may be running
         self._closed: NodeClosedError | None = None
+        self._calls: CallDesk | None = None  # set by itself; asked by ports
         self._counts = dict.fromkeys(SWITCH_COUNTERS, 0)
 
     # -- set-up ------------------------------------------------------------------------------------

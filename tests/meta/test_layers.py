@@ -19,8 +19,8 @@ ALLOWED_FOR_TYPING: frozenset[tuple[str, str]] = frozenset()
 
 
 #: Below the shell, kernels come in as arguments. A router may also be used without a node, and
-#: then makes a table of its own.
-CHOOSES_KERNELS = {"netcore.routing"}
+#: then makes a table of its own; what users see of calls are kernel classes.
+CHOOSES_KERNELS = {"netcore.routing", "netcore.rpc"}
 
 
 @dataclass(frozen=True)

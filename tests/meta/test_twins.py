@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -88,6 +89,8 @@ def public_attributes(cls: type) -> set[str]:
     found = {name for name in dir(cls) if not name.startswith("_")}
     for base in cls.__mro__[:-1]:
         init = vars(base).get("__init__")
+        if dataclasses.is_dataclass(base):  # its fields are attributes of the class
+            continue
         if inspect.isfunction(init):
             found |= set(_set_on_self(init))
     return found

@@ -29,7 +29,7 @@ from netcore import (
     wire,
 )
 from netcore._backend import BackendName
-from netcore.envelope import encode_ok, encode_request
+from support.calls import call_id_of, ok_bytes, request_bytes
 from support.virtual import Cluster, Log, Spy, check_log, cluster_of
 
 Answers = list[CallAnswer]
@@ -338,7 +338,7 @@ def test_answer_of_another_node_than_the_one_asked_is_ignored(cluster: Cluster) 
     answers: Answers = []
     caller.agent(10).call(RouteRule.node(2), 10, b"", answers.append)
     cluster.settle()
-    forged = encode_ok(kept[0]._call_id, b"forged")
+    forged = ok_bytes(call_id_of(kept[0]), b"forged")
     liar._switch.originate(wire.KIND_CALL, wire.ROUTE_NODE, 1, forged, 10, 10)
     cluster.settle()
     assert not answers
@@ -355,7 +355,7 @@ def test_answer_seen_twice_ends_the_call_once(cluster: Cluster) -> None:
     caller.agent(10).call(RouteRule.node(2), 10, b"", answers.append)
     cluster.settle()
     for _ in range(3):
-        answer = encode_ok(kept[0]._call_id, b"again")
+        answer = ok_bytes(call_id_of(kept[0]), b"again")
         callee._switch.originate(wire.KIND_CALL, wire.ROUTE_NODE, 1, answer, 10, 10)
     cluster.settle()
     assert len(answers) == 1
@@ -364,16 +364,20 @@ def test_answer_seen_twice_ends_the_call_once(cluster: Cluster) -> None:
 
 def test_request_seen_twice_runs_twice_but_ends_the_call_once(cluster: Cluster) -> None:
     # netcore itself never repeats a request; a network that does must not confuse the caller.
-    spy = Spy(rpc=echo)
+    kept: list[Any] = []
+    spy = Spy(rpc=keep(kept))
     caller, callee = cluster.add(1, Spy()), cluster.add(2, spy)
     cluster.join(caller, callee)
     answers: Answers = []
     caller.agent(10).call(RouteRule.node(2), 10, b"x", answers.append)
-    call_id = next(iter(caller._plane.calls._pending._entries))
-    request = encode_request(call_id, 5_000, b"x")
+    cluster.settle()
+    request = request_bytes(call_id_of(kept[0]), b"x")
     caller._switch.originate(wire.KIND_CALL, wire.ROUTE_NODE, 2, request, 10, 10)
     cluster.settle()
     assert len(spy.log.of("rpc")) == 2
+    for answer in kept:
+        answer.ok()
+    cluster.settle()
     assert len(answers) == 1
     assert caller.stats().answers_late == 1
 
