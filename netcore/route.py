@@ -56,10 +56,7 @@ class RouteRule:
     @classmethod
     def node(cls, dest: int) -> RouteRule:
         """The node with this id, 0..2**32 - 2."""
-        try:
-            return _node_rule(dest)
-        except TypeError:  # it cannot be hashed, so it is no int
-            return cls(wire.ROUTE_NODE, check_node_id(dest))
+        return _node_rule(dest if type(dest) is int else check_node_id(dest))
 
     @classmethod
     def closest(cls, key: int | str | bytes) -> RouteRule:
@@ -92,8 +89,8 @@ _DIRECT: Final = RouteRule(wire.ROUTE_DIRECT)
 
 
 # Programs make the same few rules again and again, one for each send: making a rule takes longer
-# than the send. Typed, because True == 1 and is no node id.
-@lru_cache(maxsize=1024, typed=True)
+# than the send.
+@lru_cache(maxsize=1024)
 def _node_rule(dest: int) -> RouteRule:
     return RouteRule(wire.ROUTE_NODE, check_node_id(dest))
 

@@ -50,6 +50,9 @@ cdef class CallDesk(Calls):
     cdef uint32_t _max_open
     cdef pending_t _pending
     cdef list _on_done                  # by place of _pending
+    cdef object _rule                   # of the last call, and what is in it
+    cdef int _rule_kind
+    cdef uint32_t _rule_argument
     cdef bytes _ids
     cdef Py_ssize_t _ids_at
     cdef Timer _timer
@@ -62,12 +65,13 @@ cdef class CallDesk(Calls):
     cdef bint _drop_posted
 
     cdef uint64_t _draw_id(self) except? 0
-    cdef int _enter(self, uint32_t place, object rule, object on_done) except -1
+    cdef int _look_at(self, object rule, header_t* header) except -1
+    cdef int _enter(self, uint32_t place, const header_t* header, object on_done) except -1
     cdef object _remove(self, uint32_t place)
     cdef int _send_request(
         self,
+        header_t* header,
         object from_service,
-        object rule,
         object service_id,
         object payload,
         uint64_t call_id,

@@ -304,6 +304,7 @@ cdef class CallDesk(Calls):
         object on_done,
         object timeout_ms,
     ) except -1:
+        cdef header_t header
         cdef long long timeout
         cdef uint32_t place
         cdef uint64_t call_id
@@ -326,8 +327,9 @@ cdef class CallDesk(Calls):
             &self._pending, call_id, self._loop._now_ms + timeout, <uint32_t>timeout
         )
         try:
-            self._enter(place, rule, on_done)
-            self._send_request(from_service, rule, service_id, payload, call_id, timeout)
+            self._look_at(rule, &header)
+            self._enter(place, &header, on_done)
+            self._send_request(&header, from_service, service_id, payload, call_id, timeout)
         except BaseException:
             self._remove(place)
             raise
@@ -337,16 +339,26 @@ cdef class CallDesk(Calls):
     cdef uint64_t _draw_id(self) except? 0:
         """Return the next 64 of the bits that were drawn."""
         if self._ids_at == PyBytes_GET_SIZE(self._ids):
-            self._ids = self._rng.getrandbits(8 * IDS_BYTES).to_bytes(IDS_BYTES, "big")
+            self._ids = self._rng.randbytes(IDS_BYTES)
             self._ids_at = 0
         self._ids_at += 8
         return load_u64(PyBytes_AS_STRING(self._ids) + self._ids_at - 8)
 
-    cdef int _enter(self, uint32_t place, object rule, object on_done) except -1:
+    cdef int _look_at(self, object rule, header_t* header) except -1:
+        """Read a rule; the last one is remembered, because it is often the next one too."""
+        if rule is not self._rule:
+            self._rule_kind = rule.kind
+            self._rule_argument = rule.argument
+            self._rule = rule
+        header.kind = self._rule_kind
+        header.argument = self._rule_argument
+        return 0
+
+    cdef int _enter(self, uint32_t place, const header_t* header, object on_done) except -1:
         """Note who may answer, and who is told."""
         cdef wait_t* wait = &self._pending.places[place]
-        wait.anybody = <int>rule.kind != ROUTE_NODE
-        wait.expected = <uint32_t>rule.argument
+        wait.anybody = header.kind != ROUTE_NODE
+        wait.expected = header.argument
         while len(self._on_done) <= place:
             self._on_done.append(None)
         self._on_done[place] = on_done
@@ -365,22 +377,19 @@ cdef class CallDesk(Calls):
 
     cdef int _send_request(
         self,
+        header_t* header,
         object from_service,
-        object rule,
         object service_id,
         object payload,
         uint64_t call_id,
         long long timeout_ms,
     ) except -1:
         cdef uint8_t envelope[RPC_REQUEST_HEADER_BYTES]
-        cdef header_t header
         cdef long long own = plain(from_service, MAX_SERVICE)
         cdef long long to = plain(service_id, MAX_SERVICE)
         cdef bytes data = (
             <bytes>payload if PyBytes_CheckExact(payload) else as_payload(payload)
         )
-        header.kind = rule.kind
-        header.argument = rule.argument
         if own < 0 or to < 0:
             self._switch._refuse_header(
                 data, header.kind, header.argument, DEFAULT_TTL_HOPS, from_service, service_id, 0, 0
@@ -390,7 +399,7 @@ cdef class CallDesk(Calls):
         envelope[0] = RPC_REQUEST
         store_u64(envelope + 1, call_id)
         store_u32(envelope + 9, <uint32_t>timeout_ms)
-        return self._switch._originate_call(&header, envelope, RPC_REQUEST_HEADER_BYTES, data)
+        return self._switch._originate_call(header, envelope, RPC_REQUEST_HEADER_BYTES, data)
 
     cdef int _finish(self, object on_done, CallAnswer answer) except -1:
         cdef PyObject* args[3]

@@ -303,8 +303,7 @@ class CallDesk:
 
     def _draw_id(self) -> int:
         if not self._ids:
-            block = self._rng.getrandbits(8 * _IDS.size).to_bytes(_IDS.size, "big")
-            self._ids = [*reversed(_IDS.unpack(block))]
+            self._ids = [*reversed(_IDS.unpack(self._rng.randbytes(_IDS.size)))]
         return self._ids.pop()
 
     def _finish(self, on_done: OnDone, answer: CallAnswer) -> None:

@@ -42,10 +42,10 @@ class Ids:
         self.ids = ids
         self.draws = 0
 
-    def getrandbits(self, n: int) -> int:
+    def randbytes(self, n: int) -> bytes:
         self.draws += 1
-        ids = [*self.ids, *range(1 << 32, (1 << 32) + n // 64)][: n // 64]
-        return int.from_bytes(b"".join(number.to_bytes(8, "big") for number in ids), "big")
+        ids = [*self.ids, *range(1 << 32, (1 << 32) + n // 8)][: n // 8]
+        return b"".join(number.to_bytes(8, "big") for number in ids)
 
 
 # -- requests --------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_call_ids_are_what_the_injected_randomness_says(kernels: ModuleType) -> 
 def test_call_ids_come_from_a_new_block_when_one_is_used_up(kernels: ModuleType) -> None:
     rng = random.Random(3)
     expected = random.Random(3)
-    blocks = [expected.getrandbits(64 * 512).to_bytes(4096, "big") for _ in range(2)]
+    blocks = [expected.randbytes(4096) for _ in range(2)]
     with DeskRig(kernels, rng=rng, pending=1_000) as rig:
         for _ in range(600):
             rig.call()
