@@ -53,11 +53,14 @@ def test_closest_hashes_names(name: str | bytes) -> None:
         lambda: RouteRule(1, 1 << 32),
         lambda: RouteRule.node(0xFFFF_FFFF),
         lambda: RouteRule.node(True),
+        lambda: RouteRule.node(1.0),  # type: ignore[arg-type]
+        lambda: RouteRule.node([]),  # type: ignore[arg-type]
         lambda: RouteRule.closest(-1),
         lambda: RouteRule.service(1 << 32),
     ],
 )
 def test_rule_out_of_range_raises(make: Any) -> None:
+    RouteRule.node(1)  # is remembered, and equal to True and 1.0
     with pytest.raises(LocalError):
         make()
 
