@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
 import random
 import subprocess
@@ -499,7 +500,7 @@ def test_answer_alive_at_interpreter_exit_is_silent(backend: BackendName) -> Non
         capture_output=True,
         timeout=60,
         check=False,
-        env={"PYTHONPATH": ":".join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
