@@ -267,12 +267,22 @@ class RoundTrips:
     """Times one message in flight after another.
 
     Send the first after `begin`; on each reply send another while `again` is true.
+
+    Args:
+        phase: Counts the replies; None where a part of a role is timed by itself.
+        warmup: Round trips left out of `fields`.
+        total: How many without a phase.
+
+    Attributes:
+        done: The last reply has come.
     """
 
-    def __init__(self, phase: Phase, warmup: int) -> None:
+    def __init__(self, phase: Phase | None, warmup: int, total: int = 0) -> None:
         self.latencies: list[int] = []
+        self.done = False
         self._phase = phase
         self._warmup = warmup
+        self._total = total
         self._sent = 0
 
     def begin(self) -> None:
@@ -284,8 +294,12 @@ class RoundTrips:
         now = time.perf_counter_ns()
         self.latencies.append(now - self._sent)
         self._sent = now
-        self._phase.on_message(payload)
-        return not self._phase.done
+        if self._phase is None:
+            self.done = len(self.latencies) >= self._total
+        else:
+            self._phase.on_message(payload)
+            self.done = self._phase.done
+        return not self.done
 
     def fields(self) -> dict[str, object]:
         """Return the latencies after the warm-up, ready for `Phase.report`."""
@@ -330,6 +344,31 @@ class CallLoad:
     def fields(self) -> dict[str, object]:
         """Return the latencies after the warm-up, ready for `Phase.report`."""
         return latency_fields(self.latencies[self._warmup :])
+
+
+class IdleMemory:
+    """Marks a server's memory at its second link (the first is the busy one) and at its last.
+
+    Attributes:
+        links: Links opened so far.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.links = 0
+        self._last = options.links
+        self._before = self._after = 0
+
+    def opened(self) -> None:
+        """Count a link that has opened."""
+        self.links += 1
+        if self.links == 2:
+            self._before = pss_kib()
+        if self.links == self._last:
+            self._after = pss_kib()
+
+    def fields(self) -> dict[str, object]:
+        """Return both marks, ready for `Phase.report`."""
+        return {"pss_before_kib": self._before, "pss_after_kib": self._after}
 
 
 def report_opaque_relay(options: Options, cpu: Callable[[], float], sink: int) -> None:
