@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 
 HEADER = struct.Struct("<I")
+NUMBER = struct.Struct("<Q")
 LARGE = 65_536
 """Payloads from this size on are not joined with others."""
 
@@ -70,3 +71,27 @@ class HeaderWalk:
             return start, count
         self._next = start - end
         return end, count
+
+
+class Caller:
+    """Matches replies with calls by a number before the payload.
+
+    Args:
+        send: Sends one message; replies come to `on_reply`.
+    """
+
+    def __init__(self, send: Callable[[bytes], object]) -> None:
+        self._send = send
+        self._pending: dict[bytes, Callable[[bytes], object]] = {}
+        self._number = 0
+
+    def call(self, payload: bytes, callback: Callable[[bytes], object]) -> None:
+        """Send a call; callback gets the reply's payload."""
+        self._number += 1
+        key = NUMBER.pack(self._number)
+        self._pending[key] = callback
+        self._send(key + payload)
+
+    def on_reply(self, reply: bytes) -> None:
+        """Hand a reply to its call."""
+        self._pending.pop(reply[:8])(reply[8:])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable
 
-from tools.bench.framing import LARGE, SMALL, HeaderWalk, pack, split, split_view
+from tools.bench.framing import LARGE, SMALL, Caller, HeaderWalk, pack, split, split_view
 from tools.bench.process import (
     CallLoad,
     IdleMemory,
@@ -24,7 +23,6 @@ from tools.bench.process import (
 NAME = "bare Python sockets"
 REQUIRES: tuple[str, ...] = ()
 
-CALL = struct.Struct("<Q")
 CHUNK = 262_144
 
 
@@ -230,26 +228,6 @@ def callee(options: Options) -> None:
     phase.report()
 
 
-class Caller:
-    """Matches replies with calls by a number before the payload."""
-
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
-        self._pending: dict[bytes, Callable[[bytes], object]] = {}
-        self._number = 0
-
-    def call(self, payload: bytes, callback: Callable[[bytes], object]) -> None:
-        """Send a call; callback gets the reply's payload."""
-        self._number += 1
-        key = CALL.pack(self._number)
-        self._pending[key] = callback
-        self._sender.send(key + payload)
-
-    def on_reply(self, reply: bytes) -> None:
-        """Hand a reply to its call."""
-        self._pending.pop(reply[:8])(reply[8:])
-
-
 def caller(options: Options) -> None:
     """Keep a window of calls in flight."""
     link = connect(options.addr)
@@ -257,7 +235,7 @@ def caller(options: Options) -> None:
     wait_for_go()
     phase = Phase(options)
     receiver, sender = Receiver(link, options.size), Sender(link)
-    client = Caller(sender)
+    client = Caller(sender.send)
     load = CallLoad(options, phase, client.call)
     load.begin()
     sender.flush()
