@@ -422,6 +422,8 @@ def main(roles: Mapping[str, Role]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     role(options)
+    sys.stdout.flush()
+    os._exit(0)  # the result is out: libraries need not take thousands of links down nicely
 
 
 def _stdin_ended(seconds: float) -> bool:
