@@ -13,7 +13,7 @@ from os import getpid
 from threading import Thread
 from typing import Any
 
-from tools.bench.framing import LARGE, Caller
+from tools.bench.framing import Caller
 from tools.bench.process import (
     CallLoad,
     IdleMemory,
@@ -33,6 +33,7 @@ REQUIRES = ("zmq",)
 
 ANY = "tcp://127.0.0.1:*"
 QUEUED = 16 * 1024 * 1024
+COPIED = 16_384  # below this a copy costs less than what shares the payload
 
 
 def open_socket(kind: str, size: int = 64, links: int = 1) -> Any:
@@ -88,7 +89,7 @@ def source(options: Options) -> None:
     socket = open_socket("PUSH", options.size)
     connect(socket, options)
     payload = options.payload
-    copy = options.size < LARGE
+    copy = options.size < COPIED
     ready()
     wait_for_go()
     phase = Phase(options, watch=False)
@@ -120,7 +121,7 @@ def echo(options: Options) -> None:
     socket = open_socket("PAIR", options.size)
     phase = Phase(options)
     ready(bind(socket))
-    copy = options.size < LARGE
+    copy = options.size < COPIED
     while not phase.done:
         message = socket.recv()
         socket.send(message, copy=copy)
@@ -132,7 +133,7 @@ def echo(options: Options) -> None:
 def ping_pong(socket: Any, payload: bytes, trips: RoundTrips) -> None:
     """Keep one message in flight until trips has enough."""
     send, receive = socket.send, socket.recv
-    copy = len(payload) < LARGE
+    copy = len(payload) < COPIED
     trips.begin()
     send(payload, copy=copy)
     while trips.again(receive()):
@@ -201,7 +202,7 @@ def fan_source(options: Options) -> None:
     for _ in range(options.links):
         socket.recv()  # the link's subscription
     payload = options.payload
-    copy = options.size < LARGE
+    copy = options.size < COPIED
     warmup, rounds = options.fan_rounds()
     ready()
     wait_for_go()
