@@ -349,12 +349,17 @@ class CallLoad:
 class IdleMemory:
     """Marks a server's memory at its second link (the first is the busy one) and at its last.
 
+    Args:
+        options: The run's ``links``.
+        pid: The process that holds the links.
+
     Attributes:
         links: Links opened so far.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, pid: int | str = "self") -> None:
         self.links = 0
+        self._pid = pid
         self._last = options.links
         self._before = self._after = 0
 
@@ -362,9 +367,9 @@ class IdleMemory:
         """Count a link that has opened."""
         self.links += 1
         if self.links == 2:
-            self._before = pss_kib()
+            self._before = pss_kib(self._pid)
         if self.links == self._last:
-            self._after = pss_kib()
+            self._after = pss_kib(self._pid)
 
     def fields(self) -> dict[str, object]:
         """Return both marks, ready for `Phase.report`."""

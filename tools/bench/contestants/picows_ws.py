@@ -30,7 +30,7 @@ NAME = "picows"
 REQUIRES = ("picows",)
 
 BUFFER = 262_144
-SMALL_BUFFER = 16_384  # the default, for the many links of which most say nothing
+SMALL_BUFFER = 1_024  # for many links of which most say nothing; it grows as needed
 
 
 def nothing(*_: object) -> None:
