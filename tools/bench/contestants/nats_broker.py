@@ -235,8 +235,8 @@ def relay(options: Options) -> None:
     Path(home, "relay").touch()
     ready(options.addr)
     gone = os.pidfd_open(int(sink_pid))
-    while not select.select([gone, 0], [], [], None)[0]:
-        pass
+    select.select([gone, 0], [], [])
+    select.select([gone], [], [], 5.0)  # the sink leaves the figure after its own result
     cpu = float(Path(home, "cpu").read_text(encoding="ascii"))
     shutil.rmtree(home)
     say(messages=options.messages, seconds=0.0, cpu=cpu, lost=0)
