@@ -1,194 +1,155 @@
-"""First figures: echo, a chain of five hops, idle links; netcore on both backends, bare sockets.
+"""Measure netcore beside its peers and beside bare C sockets: ``python -m tools.bench``.
 
-Run ``python -m tools.bench``. Rounds are interleaved, figures are medians; CPU is user plus system
-seconds per million messages of one process.
+Every contestant's processes run one after the other over loopback, all of them in every round; the
+figures are medians of the rounds. docs/benchmarks/README.md says what is measured and how to read
+it.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import datetime
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-Figures = dict[str, float]
+from netcore.cli.screen import Screen
 
-ADDR = "/ip4/127.0.0.1/tcp/0"
+from . import build, machine
+from .lineup import Contestant, Lineup, find
+from .runner import Plan, Runner, can_place
+from .workloads import WORKLOADS, Workload
 
-
-class Worker:
-    """A child process and its line protocol."""
-
-    def __init__(self, *args: str, backend: str = "") -> None:
-        env = dict(os.environ)
-        if backend:
-            env["NETCORE_PURE"] = "1" if backend == "pure" else "0"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tools.bench.worker", *args],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
-        )  # fmt: skip
-
-    def ask(self, **command: object) -> dict[str, Any]:
-        """Send a command and return the answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        """Return the next answer."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("a benchmark process ended early")
-        result: dict[str, Any] = json.loads(line)
-        return result
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+QUICK_LINKS = 100
 
 
-def chain(count: int, backend: str) -> list[Worker]:
-    """Return ``count`` nodes in a line, when the first knows a way to the last."""
-    nodes = [Worker("node", str(i + 1), backend=backend) for i in range(count)]
-    for node in nodes:
-        node.answer()
-    for left, right in itertools.pairwise(nodes):
-        left.ask(do="connect", addr=right.ask(do="listen", addr=ADDR)["addr"])
-    for node, dest in ((nodes[0], count), (nodes[-1], 1)):
-        while not node.ask(do="has_route", dest=dest)["route"]:
-            time.sleep(0.01)
-    return nodes
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write the report."""
+    options = parse(argv)
+    with tempfile.TemporaryDirectory(prefix="netcore-bench-") as folder:
+        build.use(Path(folder))
+        lineup = find()
+        pairs = choose(lineup, options.only, options.quick)
+        if options.list:
+            show_list(lineup, pairs)
+            return 0
+        return run(options, lineup, pairs)
 
 
-def measure_nodes(nodes: list[Worker], run: Callable[[], dict[str, Any]]) -> Figures:
-    """Run a phase; return its figures and the CPU per million messages of each end and relay."""
-    before = [node.ask(do="mark") for node in nodes]
-    figures = run()
-    after = [node.ask(do="mark") for node in nodes]
-    cpu = [a["cpu"] - b["cpu"] for a, b in zip(after, before, strict=True)]
-    messages = figures.get("messages") or figures.get("sent") or 1
-    result: Figures = {key: float(value) for key, value in figures.items()}
-    result["cpu_s_per_m_first"] = cpu[0] / messages * 1e6
-    result["cpu_s_per_m_last"] = cpu[-1] / messages * 1e6
-    if len(nodes) > 2:
-        result["cpu_s_per_m_relay"] = max(cpu[1:-1]) / messages * 1e6
-    return result
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how often (default: 3)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="of one measurement, about (default: 1)"
+    )
+    parser.add_argument(
+        "--only",
+        metavar="WORKLOAD[/CONTESTANT]",
+        action="append",
+        default=[],
+        help="patterns such as 'stream-*', 'relay-64/netcore*', '*/C'; may be repeated",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="show that it works: one round, no telling figures"
+    )
+    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks"), metavar="FOLDER")
+    parser.add_argument(
+        "--date",
+        default=datetime.date.today().isoformat(),
+        help="as the report names it (default: today)",
+    )
+    parser.add_argument("--list", action="store_true", help="say what would be measured")
+    return parser.parse_args(argv)
 
 
-def echo(backend: str, hops: int, window: int, seconds: float) -> Figures:
-    """Exchange 64-byte messages over some hops."""
-    nodes = chain(hops + 1, backend)
-    try:
-        return measure_nodes(
-            nodes, lambda: nodes[0].ask(do="echo", dest=hops + 1, window=window, seconds=seconds)
-        )
-    finally:
-        for node in nodes:
-            node.close()
+def choose(
+    lineup: Lineup, only: Sequence[str], quick: bool
+) -> list[tuple[Workload, list[Contestant]]]:
+    """Return the workloads and who takes part in each."""
+    pairs = []
+    for workload in WORKLOADS:
+        contestants = [
+            contestant
+            for contestant in lineup.contestants
+            if contestant.offers(workload) and wanted(workload, contestant, only)
+        ]
+        if contestants and can_place(workload):
+            pairs.append((smaller(workload) if quick else workload, contestants))
+    return pairs
 
 
-def stream(backend: str, seconds: float) -> Figures:
-    """Send 64-byte messages one way."""
-    nodes = chain(2, backend)
-    try:
-
-        def run() -> dict[str, Any]:
-            figures = nodes[0].ask(do="stream", dest=2, seconds=seconds)
-            while (sunk := nodes[1].ask(do="mark")["sunk"]) < figures["sent"]:
-                time.sleep(0.01)
-            return {**figures, "lost": figures["sent"] - sunk}
-
-        return measure_nodes(nodes, run)
-    finally:
-        for node in nodes:
-            node.close()
+def wanted(workload: Workload, contestant: Contestant, only: Sequence[str]) -> bool:
+    """Return whether one of the patterns is met, or there is none."""
+    for pattern in only:
+        left, _, right = pattern.lower().partition("/")
+        if fnmatchcase(workload.key, left or "*") and fnmatchcase(
+            contestant.name.lower(), right or "*"
+        ):
+            return True
+    return not only
 
 
-def idle(backend: str, links: int, seconds: float) -> Figures:
-    """Open many links to one node; exchange messages over one of them."""
-    nodes = chain(2, backend)
-    try:
-        hub = nodes[1]
-        addr = hub.ask(do="listen", addr=ADDR)["addr"]
-        before = hub.ask(do="mark")
-        start = time.perf_counter()
-        for _ in range(links):
-            nodes[0].ask(do="connect", addr=addr, parallel=True)
-        while (after := hub.ask(do="mark"))["links"] < links + 1:
-            time.sleep(0.01)
-        connected = time.perf_counter() - start
-        figures = nodes[0].ask(do="echo", dest=2, window=1, seconds=seconds)
-        return {
-            "connect_s": connected,
-            "kib_per_link": (after["pss"] - before["pss"]) / links,
-            **{key: float(value) for key, value in figures.items()},
-        }
-    finally:
-        for node in nodes:
-            node.close()
+def smaller(workload: Workload) -> Workload:
+    """Return the workload for a run that only shows that it works."""
+    links = workload.options.get("links", 0)
+    if links <= QUICK_LINKS:
+        return replace(workload, first=max(20, workload.first // 10))
+    return replace(workload, first=200, options={**workload.options, "links": QUICK_LINKS})
 
 
-def bare(seconds: float) -> Figures:
-    """Exchange 64 bytes over bare blocking sockets."""
-    server = Worker("bare-server")
-    port = server.answer()["port"]
-    client = Worker("bare-client", str(port), str(seconds))
-    figures = client.answer()
-    messages = figures["messages"]
-    figures["cpu_s_per_m_first"] = figures.pop("cpu") / messages * 1e6
-    figures["cpu_s_per_m_last"] = server.answer()["cpu"] / messages * 1e6
-    client.close()
-    server.close()
-    return {key: float(value) for key, value in figures.items()}
+def show_list(lineup: Lineup, pairs: Sequence[tuple[Workload, Sequence[Contestant]]]) -> None:
+    """Print what would be measured, and what would not."""
+    for workload, contestants in pairs:
+        print(f"{workload.key:14} {', '.join(c.name for c in contestants)}")
+    for name, why in lineup.skipped.items():
+        print(f"not here: {name}: {why}")
 
 
-def contestants(seconds: float, links: int) -> dict[str, Callable[[], Figures]]:
-    """Return every measurement by name."""
-    table: dict[str, Callable[[], Figures]] = {"bare sockets: echo 64 B": partial(bare, seconds)}
-    for backend in ("fast", "pure"):
-        for hops in (1, 5):
-            for window in (1, 256):
-                name = f"{backend}: {hops} hops, echo 64 B, {window} in flight"
-                table[name] = partial(echo, backend, hops, window, seconds)
-        table[f"{backend}: stream 64 B"] = partial(stream, backend, seconds)
-        table[f"{backend}: echo beside {links} idle links"] = partial(idle, backend, links, seconds)
-    return table
+def run(
+    options: argparse.Namespace,
+    lineup: Lineup,
+    pairs: Sequence[tuple[Workload, Sequence[Contestant]]],
+) -> int:
+    """Measure, write, say where."""
+    screen = Screen(sys.stderr)
+    for name, why in lineup.skipped.items():
+        screen.say(f"not here: {name}: {why}")
+    plan = Plan(1 if options.quick else options.rounds, options.seconds, options.quick, pairs)
+    started = time.monotonic()
 
+    def show(number: int, total: int, name: str) -> None:
+        line = f"[{number}/{total}, {time.monotonic() - started:.0f} s] {name}"
+        if screen.live:
+            screen.show([line])
+        else:
+            screen.say(line)
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--links", type=int, default=1_000)
-    options = parser.parse_args()
-    rounds: dict[str, list[Figures]] = {}
-    table = contestants(options.seconds, options.links)
-    for number in range(options.rounds):
-        for name, run in table.items():
-            print(f"\r\033[Kround {number + 1}/{options.rounds}: {name}", end="", file=sys.stderr)
-            rounds.setdefault(name, []).append(run())
-    print("\r\033[K", end="", file=sys.stderr)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}")
-    for name, results in rounds.items():
-        medians = {key: statistics.median(r[key] for r in results) for key in results[0]}
-        print(f"{name}: " + ", ".join(f"{key} {value:,.3g}" for key, value in medians.items()))
+    runner = Runner(plan, show, lambda text: screen.say(f"failed: {text}", "bad"))
+    records = [record.as_dict() for record in runner.run()]
+    screen.show([])
+    data: dict[str, Any] = {
+        "date": options.date,
+        "machine": machine.describe(),
+        "rounds": plan.rounds,
+        "seconds": plan.seconds,
+        "quick": plan.quick,
+        "contestants": {c.name: c.version for c in lineup.contestants},
+        "skipped": dict(lineup.skipped),
+        "records": records,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "results.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    screen.say(f"{path} after {time.monotonic() - started:.0f} s")
+    return 1 if any(record["error"] for record in records) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,360 @@
+"""netcore itself: one behavior per node, used as the guide says."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import Final
+
+import netcore
+from netcore import (
+    LocalError,
+    Message,
+    NetworkBehavior,
+    Node,
+    RouteRule,
+    SendQueueFullError,
+    _backend,
+)
+from netcore.agent import BehaviorAgent, ConnectionSender
+from netcore.rpc import CallAnswer, RpcAnswer, RpcRequest
+from tools.bench import netcore_links, netcore_lookup
+from tools.bench.netcore_parts import (
+    RELAY,
+    SERVICE,
+    SINK,
+    SOURCE,
+    join,
+    listen,
+    new_node,
+    offers_busy_polling,
+)
+from tools.bench.process import (
+    CallLoad,
+    Options,
+    Phase,
+    Role,
+    RoundTrips,
+    cpu_seconds,
+    importing,
+    main,
+    ready,
+    wait_for_go,
+)
+
+NAME: Final = "netcore"
+REQUIRES: Final = ("netcore",)
+EXTRAS: Final = ("handler", *(["busy"] if offers_busy_polling() else []))
+VARIANTS: Final = {
+    **(
+        {
+            "netcore": {},
+            "netcore unix": {"unix": "1"},
+            "netcore auth": {"secret": "1"},
+        }
+        if _backend.kernels.NAME == "fast"
+        else {}
+    ),
+    "netcore pure": {"backend": "pure"},
+}
+
+
+def prepare() -> str:
+    """Return version and backend."""
+    return f"netcore {netcore.__version__}, kernels: {_backend.kernels.NAME}"
+
+
+# -- one way -------------------------------------------------------------------------------------
+
+
+class Sink(NetworkBehavior):
+    """Counts what comes; tells a source behind a relay how far it is."""
+
+    service_id = SERVICE
+
+    def __init__(self, options: Options, phase: Phase) -> None:
+        self._size = options.size
+        self._marks = (options.warmup, options.total)
+        self._ack_every = options.window // 4 if options.window > 1 else options.total
+        self._phase = phase
+        self._seen = 0
+        self._stop = min(options.warmup, self._ack_every)
+
+    def on_message(self, agent: BehaviorAgent, message: Message) -> None:
+        """Count one."""
+        self._seen = seen = self._seen + 1
+        if seen == self._stop:
+            self._at_stop(agent, message)
+
+    def _at_stop(self, agent: BehaviorAgent, message: Message) -> None:
+        seen = self._seen
+        if seen in self._marks:
+            if len(message.payload) != self._size:
+                raise ValueError(f"a payload of {len(message.payload)} bytes")
+            self._phase.count(seen - self._phase.seen)
+        if seen % self._ack_every == 0:
+            try:
+                agent.reply(message, b"%d" % seen)
+            except LocalError:
+                pass  # the source has sent all it had, and left
+        following = (seen // self._ack_every + 1) * self._ack_every
+        self._stop = min([following, *(mark for mark in self._marks if mark > seen)])
+
+    def on_tick(self, agent: BehaviorAgent, ts_ms: int, interval_ms: int) -> None:
+        """Show that messages come, when nothing else does."""
+        if not self._phase.done:
+            self._phase.count(self._seen - self._phase.seen)
+
+    def on_rpc(self, agent: BehaviorAgent, req: RpcRequest, res: RpcAnswer) -> bool:
+        """Answer the source's question whether there is a way."""
+        res.ok(b"")
+        return True
+
+
+def sink(options: Options) -> None:
+    """Receive a stream."""
+    phase = Phase(options, on_done=lambda: node.stop())
+    node = new_node(options, SINK, [Sink(options, phase)])
+    with node, listen(node, options) as addr:
+        ready(addr)
+        node.run()
+        phase.report()
+
+
+class Source(NetworkBehavior):
+    """Sends as fast as the link takes it, or as far as the sink's answers allow."""
+
+    service_id = SERVICE
+
+    def __init__(self, options: Options) -> None:
+        self.sent = 0
+        self.phase: Phase | None = None
+        self._options = options
+        self._payload = options.payload
+        self._ahead = options.window if options.window > 1 else options.total
+        self._seen_there = 0
+
+    def fill(self, agent: BehaviorAgent) -> None:
+        """Send until the link is full or nothing is left to do."""
+        try:
+            while self.sent < (goal := self._goal()):
+                self._send(agent, goal)
+        except SendQueueFullError:
+            pass  # on_connection_writable goes on from here
+
+    def _goal(self) -> int:
+        options = self._options
+        mark = options.warmup if self.sent < options.warmup else options.total
+        return min(mark, self._seen_there + self._ahead)
+
+    def _send(self, agent: BehaviorAgent, goal: int) -> None:
+        send, payload = agent.send_to_node, self._payload
+        number = first = self.sent
+        try:
+            for number in range(first, goal):
+                send(SINK, payload)
+            number = goal
+        finally:
+            self.sent = number
+        if number == self._options.warmup and self.phase is not None:
+            self.phase.start()
+
+    def on_connection_writable(self, agent: BehaviorAgent, conn: ConnectionSender) -> None:
+        """Go on."""
+        if self.phase is not None:
+            self.fill(agent)
+
+    def on_message(self, agent: BehaviorAgent, message: Message) -> None:
+        """Learn how far the sink is."""
+        self._seen_there = int(message.payload)
+        self.fill(agent)
+
+
+def source(options: Options) -> None:
+    """Send a stream."""
+    behavior = Source(options)
+    with new_node(options, SOURCE, [behavior]) as node:
+        join(node, options.addr, SINK)
+        ready()
+        wait_for_go()
+        behavior.phase = phase = Phase(options, watch=False)
+        behavior.fill(node.agent(SERVICE))
+        while behavior.sent < options.total:
+            node.poll(None)
+        while any(link.queued_bytes for link in node.connections):
+            node.poll(0.05)
+        phase.stop()
+        phase.report()
+
+
+class RelayWatch(NetworkBehavior):
+    """Marks the begin and the end of the relay's work; the messages do not come by here."""
+
+    service_id = SERVICE + 1
+
+    def __init__(self, options: Options) -> None:
+        self.node: Node | None = None
+        self._options = options
+        self._begin: tuple[float, float, int] | None = None
+        self._end = (0.0, 0.0, 0)
+
+    def on_tick(self, agent: BehaviorAgent, ts_ms: int, interval_ms: int) -> None:
+        """Look whether the warm-up is over."""
+        if self._begin is None and (mark := self._mark())[2] >= self._options.warmup:
+            self._begin = mark
+
+    def on_outgoing_connection_disconnected(
+        self, agent: BehaviorAgent, conn: ConnectionSender
+    ) -> None:
+        """The sink has got all, and left."""
+        assert self.node is not None
+        self._end = self._mark()
+        self.node.stop()
+
+    def _mark(self) -> tuple[float, float, int]:
+        assert self.node is not None
+        return time.perf_counter(), cpu_seconds(), self.node.stats().messages_relayed
+
+    def fields(self) -> dict[str, float]:
+        """Return time and CPU, scaled from what passed between the marks to what is measured."""
+        begin, end = self._begin or self._end, self._end
+        share = self._options.messages / self._options.total * end[2] / max(1, end[2] - begin[2])
+        return {"seconds": (end[0] - begin[0]) * share, "cpu": (end[1] - begin[1]) * share}
+
+
+def relay(options: Options) -> None:
+    """Pass messages on."""
+    watch = RelayWatch(options)
+    with new_node(options, RELAY, [watch], tick_ms=5) as node, listen(node, options) as addr:
+        watch.node = node
+        node.connect(options.addr)
+        node.wait_connected(SINK)
+        phase = Phase(options, watch=False)
+        ready(addr)
+        node.run()
+        lost = node.stats().dropped_relay_queue_full
+        phase.report(messages=options.messages, lost=lost, **watch.fields())
+
+
+# -- there and back ------------------------------------------------------------------------------
+
+
+class Echo(NetworkBehavior):
+    """Sends everything back; answers calls with what they carry."""
+
+    service_id = SERVICE
+
+    def __init__(self, phase: Phase) -> None:
+        self._phase = phase
+
+    def on_message(self, agent: BehaviorAgent, message: Message) -> None:
+        """Send one back."""
+        payload = message.payload
+        agent.reply(message, payload)
+        self._phase.on_message(payload)
+
+    def on_rpc(self, agent: BehaviorAgent, req: RpcRequest, res: RpcAnswer) -> bool:
+        """Answer one call."""
+        payload = req.payload
+        res.ok(payload)
+        if payload:  # an empty one asks whether there is a way
+            self._phase.on_message(payload)
+        return True
+
+
+def echo(options: Options) -> None:
+    """Send every message back, answer every call."""
+    phase = Phase(options, on_done=lambda: node.stop())
+    node = new_node(options, SINK, [Echo(phase)])
+    with node, listen(node, options) as addr:
+        ready(addr)
+        node.run()
+        phase.report()
+
+
+class Pinger(NetworkBehavior):
+    """Keeps one message in flight."""
+
+    service_id = SERVICE
+
+    def __init__(self, options: Options) -> None:
+        self._payload = options.payload
+        self.trips: RoundTrips | None = None
+
+    def on_message(self, agent: BehaviorAgent, message: Message) -> None:
+        """Take the time of a reply and send the next."""
+        assert self.trips is not None
+        if self.trips.again(message.payload):
+            agent.send_to_node(SINK, self._payload)
+
+
+def pinger(options: Options) -> None:
+    """Send a message, wait for its reply, again and again."""
+    behavior = Pinger(options)
+    with new_node(options, SOURCE, [behavior]) as node:
+        join(node, options.addr, SINK)
+        ready()
+        wait_for_go()
+        phase = Phase(options, on_done=node.stop)
+        behavior.trips = trips = RoundTrips(phase, options.warmup)
+        trips.begin()
+        node.agent(SERVICE).send_to_node(SINK, options.payload)
+        node.run()
+        phase.report(**trips.fields())
+
+
+class Client(NetworkBehavior):
+    """Only calls."""
+
+    service_id = SERVICE
+
+
+class Load(CallLoad):
+    """Looks into netcore's answers."""
+
+    def _replied(self, sent: int, answer: CallAnswer) -> None:  # type: ignore[override]
+        self.latencies.append(time.perf_counter_ns() - sent)
+        self._phase.on_message(answer.result())
+        if self._left:
+            self._issue()
+
+
+def caller(options: Options) -> None:
+    """Keep calls in flight."""
+    with new_node(options, SOURCE, [Client()]) as node:
+        join(node, options.addr, SINK)
+        ready()
+        wait_for_go()
+        phase = Phase(options, on_done=node.stop)
+        call = partial(node.agent(SERVICE).call, RouteRule.node(SINK), SERVICE)
+        load = Load(options, phase, call)
+        load.begin()
+        node.run()
+        phase.report(**load.fields())
+
+
+# -- the rest ------------------------------------------------------------------------------------
+
+
+def importing_netcore(options: Options) -> None:
+    """Import netcore in a fresh interpreter."""
+    os.environ["NETCORE_PURE"] = "1" if options.text("backend") == "pure" else "0"
+    importing("import netcore")(options)
+
+
+ROLES: Final[dict[str, Role]] = {
+    "sink": sink,
+    "source": source,
+    "relay": relay,
+    "echo": echo,
+    "pinger": pinger,
+    "callee": echo,
+    "caller": caller,
+    **netcore_links.ROLES,
+    "importing": importing_netcore,
+    "lookup": netcore_lookup.lookup,
+}
+
+if __name__ == "__main__":
+    main(ROLES)
