@@ -22,6 +22,9 @@ __all__ = ["BASELINE", "YARDSTICK", "Contestant", "Lineup", "find"]
 YARDSTICK: Final = "C"
 BASELINE: Final = "bare interpreter"
 
+#: What does not depend on a variant's options.
+_ALONE: Final = ("importing", "lookup")
+
 #: These first, in this order; the others behind them by name.
 _FIRST: Final = ("c", "netcore_node")
 
@@ -34,6 +37,7 @@ class Contestant:
         name: In filters, JSON and report.
         module: Run with ``python -m``.
         options: Passed to each of its processes.
+        environ: Environment variables of these processes.
         roles: What it can do.
         extras: What it can do beyond that.
         version: Of what it measures.
@@ -42,9 +46,15 @@ class Contestant:
     name: str
     module: str
     options: Mapping[str, str]
+    environ: Mapping[str, str]
     roles: frozenset[str]
     extras: frozenset[str]
     version: str
+
+    @property
+    def yardstick(self) -> str:
+        """Whom it is compared with: C over the same kind of socket."""
+        return f"{YARDSTICK} unix" if "unix" in self.options else YARDSTICK
 
     def offers(self, workload: Workload) -> bool:
         """Return whether it can do that."""
@@ -81,12 +91,15 @@ def _load(path: str) -> list[Contestant]:
             raise ImportError(f"{package} is not installed")
     version = _version(module)
     variants: Mapping[str, Mapping[str, str]] = getattr(module, "VARIANTS", {module.NAME: {}})
+    environ: Mapping[str, Mapping[str, str]] = getattr(module, "ENVIRON", {})
     return [
         Contestant(
             name,
             path,
             options,
-            frozenset(module.ROLES),
+            environ.get(name, {}),
+            # A variant by option runs the same code: what is measured without it says all.
+            frozenset(module.ROLES).difference(_ALONE if options else ()),
             frozenset(getattr(module, "EXTRAS", ())),
             version,
         )

@@ -50,6 +50,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=REPO,
+            env={**os.environ, **contestant.environ},
             start_new_session=True,
         )
 

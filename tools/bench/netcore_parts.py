@@ -62,7 +62,6 @@ def new_node(
         node_id,
         behaviors,
         router,
-        backend="pure" if options.text("backend") == "pure" else "fast",
         secret=_SECRET if options.number("secret") else None,
         **config,
     )

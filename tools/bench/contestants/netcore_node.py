@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from functools import partial
 from typing import Final
 
 import netcore
 from netcore import (
+    BACKEND,
     LocalError,
     Message,
     NetworkBehavior,
     Node,
     RouteRule,
     SendQueueFullError,
-    _backend,
 )
 from netcore.agent import BehaviorAgent, ConnectionSender
 from netcore.rpc import CallAnswer, RpcAnswer, RpcRequest
@@ -46,23 +45,20 @@ from tools.bench.process import (
 NAME: Final = "netcore"
 REQUIRES: Final = ("netcore",)
 EXTRAS: Final = ("handler", *(["busy"] if offers_busy_polling() else []))
-VARIANTS: Final = {
+VARIANTS: Final[dict[str, dict[str, str]]] = {
     **(
-        {
-            "netcore": {},
-            "netcore unix": {"unix": "1"},
-            "netcore auth": {"secret": "1"},
-        }
-        if _backend.kernels.NAME == "fast"
+        {"netcore": {}, "netcore unix": {"unix": "1"}, "netcore auth": {"secret": "1"}}
+        if BACKEND == "fast"
         else {}
     ),
-    "netcore pure": {"backend": "pure"},
+    "netcore pure": {},
 }
+ENVIRON: Final = {"netcore pure": {"NETCORE_PURE": "1"}}
 
 
 def prepare() -> str:
     """Return version and backend."""
-    return f"netcore {netcore.__version__}, kernels: {_backend.kernels.NAME}"
+    return f"netcore {netcore.__version__}"
 
 
 # -- one way -------------------------------------------------------------------------------------
@@ -337,12 +333,6 @@ def caller(options: Options) -> None:
 # -- the rest ------------------------------------------------------------------------------------
 
 
-def importing_netcore(options: Options) -> None:
-    """Import netcore in a fresh interpreter."""
-    os.environ["NETCORE_PURE"] = "1" if options.text("backend") == "pure" else "0"
-    importing("import netcore")(options)
-
-
 ROLES: Final[dict[str, Role]] = {
     "sink": sink,
     "source": source,
@@ -352,7 +342,7 @@ ROLES: Final[dict[str, Role]] = {
     "callee": echo,
     "caller": caller,
     **netcore_links.ROLES,
-    "importing": importing_netcore,
+    "importing": importing("import netcore"),
     "lookup": netcore_lookup.lookup,
 }
 
