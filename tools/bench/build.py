@@ -53,5 +53,7 @@ def run_tool(*command: str) -> str:
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
-        raise BuildError((done.stderr or done.stdout).strip()[-2000:])
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        telling = [line for line in lines if "error" in line.lower()] or lines or ["no word why"]
+        raise BuildError(f"{Path(command[0]).name} failed: {telling[0].strip()}")
     return done.stdout
