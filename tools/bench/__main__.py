@@ -21,7 +21,7 @@ from typing import Any
 
 from netcore.cli.screen import Screen
 
-from . import build, machine
+from . import build, machine, report
 from .lineup import Contestant, Lineup, find
 from .runner import Plan, Runner, can_place
 from .workloads import WORKLOADS, Workload
@@ -141,13 +141,16 @@ def run(
         "seconds": plan.seconds,
         "quick": plan.quick,
         "contestants": {c.name: c.version for c in lineup.contestants},
+        "yardsticks": {c.name: c.yardstick for c in lineup.contestants},
         "skipped": dict(lineup.skipped),
         "records": records,
     }
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "results.json"
     path.write_text(json.dumps(data), encoding="utf-8")
-    screen.say(f"{path} after {time.monotonic() - started:.0f} s")
+    for problem in report.write(options.output, data, [workload for workload, _ in pairs]):
+        screen.say(problem)
+    screen.say(f"{options.output / 'report.md'} after {time.monotonic() - started:.0f} s")
     return 1 if any(record["error"] for record in records) else 0
 
 

@@ -80,6 +80,8 @@ def _compiled() -> ModuleType:
     Raises:
         BuildError: It cannot be built here.
     """
+    if BACKEND != "fast":
+        raise build.BuildError("the pure kernels cannot be asked from C")
     path = build.folder() / f"lookup{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not path.exists():
         _compile(path)
@@ -92,8 +94,6 @@ def _compiled() -> ModuleType:
 
 
 def _compile(path: Path) -> None:
-    if BACKEND != "fast":
-        raise build.BuildError("the pure kernels cannot be asked from C")
     if importlib.util.find_spec("Cython") is None:
         raise build.BuildError("Cython is not installed")
     source = path.with_name("lookup.c")
