@@ -77,11 +77,20 @@ def find() -> Lineup:
     skipped: dict[str, str] = {}
     names = [info.name for info in pkgutil.iter_modules(contestants.__path__)]
     for name in sorted(names, key=lambda n: (_FIRST.index(n) if n in _FIRST else 99, n)):
-        try:
-            found += _load(f"{contestants.__name__}.{name}")
-        except (BuildError, ImportError) as error:
-            skipped[name] = " ".join(str(error).split())
+        loaded = _try_to_load(f"{contestants.__name__}.{name}")
+        if isinstance(loaded, str):
+            skipped[name] = loaded
+        else:
+            found += loaded
     return Lineup(tuple(found), skipped)
+
+
+def _try_to_load(path: str) -> list[Contestant] | str:
+    """Return the variants of a contestant, or why it cannot run here."""
+    try:
+        return _load(path)
+    except (BuildError, ImportError) as error:
+        return " ".join(str(error).split())
 
 
 def _load(path: str) -> list[Contestant]:

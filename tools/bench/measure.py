@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -41,7 +42,7 @@ class _Worker:
 
     def __init__(self, contestant: Contestant, role: str, options: Mapping[str, object]) -> None:
         self.role = role
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         self._read = b""
         self._process = subprocess.Popen(
             [sys.executable, "-m", contestant.module, role]
@@ -90,18 +91,12 @@ class _Worker:
         """Wait for the process, not for long, and clear up after it and its children."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()

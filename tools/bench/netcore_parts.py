@@ -44,7 +44,7 @@ def new_node(
     node_id: int,
     behaviors: Sequence[NetworkBehavior] = (),
     router: RouterTable | None = None,
-    **settings: Any,
+    **settings: int,
 ) -> Node:
     """Return a node with the settings that the payload's size and the options ask for."""
     frame = options.size + 1_024

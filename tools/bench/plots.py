@@ -19,7 +19,7 @@ Rows = Mapping[str, Sequence[Row]]
 
 _BY_KEY: Final = {workload.key: workload for workload in WORKLOADS}
 
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",  # text stays text: a third of the size, and it can be searched
     "svg.hashsalt": "netcore",  # the same figures make the same file
     "font.size": 9.0,
@@ -38,7 +38,7 @@ def draw(folder: Path, rows: Rows) -> dict[str, str]:
             figure = Figure(figsize=(9, 5.2), layout="constrained")
             if paint(figure, rows):
                 figure.suptitle(title)
-                FigureCanvasSVG(figure)  # type: ignore[no-untyped-call]
+                FigureCanvasSVG(figure)
                 figure.savefig(folder / name, format="svg", metadata={"Date": None})
                 made[name] = title
     return made

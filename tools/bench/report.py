@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .figures import Row, rows_of
-from .workloads import WORKLOADS, Workload
+from .workloads import Workload
 
 __all__ = ["number", "tables", "write"]
 
@@ -30,7 +30,7 @@ def _digits(value: float) -> str:
 
 
 def _times(value: float) -> str:
-    return f"{_digits(value)} ×"
+    return f"{_digits(value)} \N{MULTIPLICATION SIGN}"
 
 
 def _count(value: float) -> str:
@@ -110,7 +110,10 @@ def _head(data: Mapping[str, Any]) -> list[str]:
         "",
     ]
     if data["quick"]:
-        lines += ["**A quick run, which shows that everything works: its figures mean nothing.**", ""]
+        lines += [
+            "**A quick run, which shows that everything works: its figures mean nothing.**",
+            "",
+        ]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in data["machine"].items()]
     lines += ["", "| contestant | version |", "|---|---|"]
@@ -184,9 +187,3 @@ def _tail(data: Mapping[str, Any]) -> list[str]:
         return []
     lines = [f"* {name}: {why}" for name, why in data["skipped"].items()]
     return ["## Not here", "", *lines]
-
-
-def workloads_of(data: Mapping[str, Any]) -> list[Workload]:
-    """Return the workloads that a run has measured."""
-    measured = {record["workload"] for record in data["records"]}
-    return [workload for workload in WORKLOADS if workload.key in measured]

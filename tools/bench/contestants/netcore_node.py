@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -90,10 +91,8 @@ class Sink(NetworkBehavior):
                 raise ValueError(f"a payload of {len(message.payload)} bytes")
             self._phase.count(seen - self._phase.seen)
         if seen % self._ack_every == 0:
-            try:
+            with suppress(LocalError):  # the source may have sent all it had, and left
                 agent.reply(message, b"%d" % seen)
-            except LocalError:
-                pass  # the source has sent all it had, and left
         following = (seen // self._ack_every + 1) * self._ack_every
         self._stop = min([following, *(mark for mark in self._marks if mark > seen)])
 
@@ -146,14 +145,10 @@ class Source(NetworkBehavior):
 
     def _send(self, agent: BehaviorAgent, goal: int) -> None:
         send, payload = agent.send_to_node, self._payload
-        number = first = self.sent
-        try:
-            for number in range(first, goal):
-                send(SINK, payload)
-            number = goal
-        finally:
-            self.sent = number
-        if number == self._options.warmup and self.phase is not None:
+        for self.sent in range(self.sent, goal):  # noqa: B020 - right also when a send is refused
+            send(SINK, payload)
+        self.sent = goal
+        if goal == self._options.warmup and self.phase is not None:
             self.phase.start()
 
     def on_connection_writable(self, agent: BehaviorAgent, conn: ConnectionSender) -> None:
