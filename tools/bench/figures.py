@@ -102,7 +102,8 @@ def _of_messages(workload: Workload, results: Results) -> Figures:
     one_way = workload.kind in ("stream", "relay", "fan")
     teller = results[workload.roles[0 if one_way else -1]]
     messages = float(teller["messages"])
-    figures: Figures = {"lost": max(float(f.get("lost") or 0) for f in results.values())}
+    counting = [teller] if workload.kind == "idle" else results.values()
+    figures: Figures = {"lost": max(float(fields.get("lost") or 0) for fields in counting)}
     if messages <= 0 or teller["seconds"] <= 0:
         return figures
     figures["rate"] = messages / teller["seconds"]

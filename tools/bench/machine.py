@@ -19,7 +19,7 @@ def describe() -> dict[str, str]:
         "memory": f"{_memory_gib():.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "netcore": f"{netcore.__version__}, {netcore.BACKEND} kernels",
+        "kernels of netcore": netcore.BACKEND,
     }
 
 

@@ -28,6 +28,8 @@ def prepare() -> str:
     Raises:
         BuildError: There is no compiler, or it failed.
     """
+    if not _SOURCE.exists():
+        raise build.BuildError(f"{_SOURCE.name} is not in this copy of the sources")
     compiler = build.compiler()
     build.run_tool(compiler, *build.CFLAGS, "-o", str(_binary()), str(_SOURCE))
     return build.run_tool(compiler, "--version").splitlines()[0] + " " + build.CFLAGS[0]
