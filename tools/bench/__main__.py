@@ -47,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often (default: 3)")
     parser.add_argument(
-        "--seconds", type=float, default=0.8, help="of one measurement, about (default: 0.8)"
+        "--seconds", type=float, default=0.6, help="of one measurement, about (default: 0.6)"
     )
     parser.add_argument(
         "--only",

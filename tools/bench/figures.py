@@ -122,7 +122,7 @@ def _of_idle(workload: Workload, results: Results) -> Figures:
     return {
         "connect_s": client["connect_seconds"],
         # The server's first mark is at its second link.
-        "kib": (server["pss_after_kib"] - server["pss_before_kib"]) / max(1, links - 2),
+        "kib": max(0, server["pss_after_kib"] - server["pss_before_kib"]) / max(1, links - 2),
         "alone_us": client["alone"][50] / 1e3,
         "to_alone": client["latency_ns"][50] / max(1, client["alone"][50]),
     }

@@ -22,8 +22,8 @@ __all__ = ["BASELINE", "YARDSTICK", "Contestant", "Lineup", "find"]
 YARDSTICK: Final = "C"
 BASELINE: Final = "bare interpreter"
 
-#: What does not depend on a variant's options.
-_ALONE: Final = ("importing", "lookup")
+#: What is measured once, not also for each variant by options: it takes long, or is the same.
+_ALONE: Final = ("idle_server", "churn_server", "importing", "lookup")
 
 #: These first, in this order; the others behind them by name.
 _FIRST: Final = ("c", "netcore_node")
@@ -107,7 +107,6 @@ def _load(path: str) -> list[Contestant]:
             path,
             options,
             environ.get(name, {}),
-            # A variant by option runs the same code: what is measured without it says all.
             frozenset(module.ROLES).difference(_ALONE if options else ()),
             frozenset(getattr(module, "EXTRAS", ())),
             version,

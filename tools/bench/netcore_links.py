@@ -18,7 +18,7 @@ from netcore import (
 from netcore.agent import BehaviorAgent, ConnectionAgent, ConnectionSender
 from netcore.stats import ConnectionStats
 
-from .netcore_parts import SERVICE, SINK, SOURCE, listen, new_node
+from .netcore_parts import SERVICE, SINK, SOURCE, Sink, listen, new_node
 from .process import IdleMemory, Options, Phase, Role, RoundTrips, ready, wait_for_go
 
 __all__ = ["ROLES"]
@@ -69,23 +69,10 @@ class Links(NetworkBehavior):
 # -- fan-out -------------------------------------------------------------------------------------
 
 
-class FanSink(NetworkBehavior):
-    """Counts."""
-
-    service_id = SERVICE
-
-    def __init__(self, phase: Phase) -> None:
-        self._phase = phase
-
-    def on_message(self, agent: BehaviorAgent, message: Message) -> None:
-        """Count one."""
-        self._phase.on_message(message.payload)
-
-
 def fan_sink(options: Options) -> None:
     """Receive from many links."""
     phase = Phase(options, on_done=lambda: node.stop())
-    node = new_node(options, SINK, [FanSink(phase)])
+    node = new_node(options, SINK, [Sink(options, phase)])
     with node, listen(node, options) as addr:
         ready(addr)
         node.run()

@@ -5,21 +5,33 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from netcore import CallTimeout, NetworkBehavior, Node, NodeConfig, NoRouteError, RouteRule
+from netcore import (
+    CallTimeout,
+    LocalError,
+    Message,
+    NetworkBehavior,
+    Node,
+    NodeConfig,
+    NoRouteError,
+    RouteRule,
+)
+from netcore.agent import BehaviorAgent
 from netcore.router import RouterTable
+from netcore.rpc import RpcAnswer, RpcRequest
 
-from .process import Options
+from .process import Options, Phase
 
 __all__ = [
     "RELAY",
     "SERVICE",
     "SINK",
     "SOURCE",
+    "Sink",
     "join",
     "listen",
     "new_node",
@@ -100,3 +112,50 @@ def join(node: Node, addr: str, node_id: int) -> None:
         except (CallTimeout, NoRouteError):
             continue  # the way back is not known over there yet
         return
+
+
+class Sink(NetworkBehavior):
+    """Counts what comes; tells a source behind a relay how far it is."""
+
+    service_id = SERVICE
+
+    def __init__(self, options: Options, phase: Phase) -> None:
+        self._size = options.size
+        self._marks = (options.warmup, options.total)
+        self._ack_every = options.window // 4 if options.window > 1 else 0
+        self._phase = phase
+        self._seen = 0
+        self._stop = self._next_stop()
+
+    def on_message(self, agent: BehaviorAgent, message: Message) -> None:
+        """Count one."""
+        self._seen = seen = self._seen + 1
+        if seen == self._stop:
+            self._at_stop(agent, message)
+
+    def _at_stop(self, agent: BehaviorAgent, message: Message) -> None:
+        seen = self._seen
+        if seen in self._marks:
+            if len(message.payload) != self._size:
+                raise ValueError(f"a payload of {len(message.payload)} bytes")
+            self._phase.count(seen - self._phase.seen)
+        if self._ack_every and seen % self._ack_every == 0:
+            with suppress(LocalError):  # the source may have sent all it had, and left
+                agent.reply(message, b"%d" % seen)
+        self._stop = self._next_stop()
+
+    def _next_stop(self) -> int:
+        stops = [mark for mark in self._marks if mark > self._seen]
+        if self._ack_every:
+            stops.append((self._seen // self._ack_every + 1) * self._ack_every)
+        return min(stops, default=0)
+
+    def on_tick(self, agent: BehaviorAgent, ts_ms: int, interval_ms: int) -> None:
+        """Show that messages come, when nothing else does."""
+        if not self._phase.done:
+            self._phase.count(self._seen - self._phase.seen)
+
+    def on_rpc(self, agent: BehaviorAgent, req: RpcRequest, res: RpcAnswer) -> bool:
+        """Answer the source's question whether there is a way."""
+        res.ok(b"")
+        return True

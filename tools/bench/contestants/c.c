@@ -545,7 +545,6 @@ static void idle_server(void) {
     char *frame;
     reader_open(&in, -1, BUFFER);
     poller = must(epoll_create1(0), "epoll");
-    before = pss_kib();
     listener = listen_at_any();
     watch(poller, listener, &listener);
     while (meter.count < meter.total && (n = epoll_wait(poller, ready, 256, START_S * 1000)) > 0)
@@ -554,6 +553,7 @@ static void idle_server(void) {
                 int fd = all[taken] = take(listener);
                 if (!taken) in.fd = fd;
                 watch(poller, fd, &all[taken++]);
+                if (taken == 2) before = pss_kib();
                 if (taken < opt.links) continue;
                 after = pss_kib();
                 send_all(in.fd, "\0\0\0\0", HEAD); /* all are here: an empty frame */

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import netcore
 from netcore import (
     BACKEND,
-    LocalError,
     Message,
     NetworkBehavior,
     Node,
@@ -25,6 +23,7 @@ from tools.bench.netcore_parts import (
     SERVICE,
     SINK,
     SOURCE,
+    Sink,
     join,
     listen,
     new_node,
@@ -63,48 +62,6 @@ def prepare() -> str:
 
 
 # -- one way -------------------------------------------------------------------------------------
-
-
-class Sink(NetworkBehavior):
-    """Counts what comes; tells a source behind a relay how far it is."""
-
-    service_id = SERVICE
-
-    def __init__(self, options: Options, phase: Phase) -> None:
-        self._size = options.size
-        self._marks = (options.warmup, options.total)
-        self._ack_every = options.window // 4 if options.window > 1 else options.total
-        self._phase = phase
-        self._seen = 0
-        self._stop = min(options.warmup, self._ack_every)
-
-    def on_message(self, agent: BehaviorAgent, message: Message) -> None:
-        """Count one."""
-        self._seen = seen = self._seen + 1
-        if seen == self._stop:
-            self._at_stop(agent, message)
-
-    def _at_stop(self, agent: BehaviorAgent, message: Message) -> None:
-        seen = self._seen
-        if seen in self._marks:
-            if len(message.payload) != self._size:
-                raise ValueError(f"a payload of {len(message.payload)} bytes")
-            self._phase.count(seen - self._phase.seen)
-        if seen % self._ack_every == 0:
-            with suppress(LocalError):  # the source may have sent all it had, and left
-                agent.reply(message, b"%d" % seen)
-        following = (seen // self._ack_every + 1) * self._ack_every
-        self._stop = min([following, *(mark for mark in self._marks if mark > seen)])
-
-    def on_tick(self, agent: BehaviorAgent, ts_ms: int, interval_ms: int) -> None:
-        """Show that messages come, when nothing else does."""
-        if not self._phase.done:
-            self._phase.count(self._seen - self._phase.seen)
-
-    def on_rpc(self, agent: BehaviorAgent, req: RpcRequest, res: RpcAnswer) -> bool:
-        """Answer the source's question whether there is a way."""
-        res.ok(b"")
-        return True
 
 
 def sink(options: Options) -> None:
