@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .figures import Row, rows_of
+from .figures import BASELINE, Row, rows_of
+from .lineup import YARDSTICK
 from .workloads import Workload
 
 __all__ = ["number", "tables", "write"]
@@ -80,6 +81,20 @@ def _columns(workload: Workload) -> tuple[Column, ...]:
     )
 
 
+#: Kind -> what counts most: what it is, the figure, how it is written, whether more is better.
+_TELLING: Final[dict[str, tuple[str, str, Callable[[float], str], bool]]] = {
+    "stream": ("messages per CPU second, busier side", "per_cpu_s", number, True),
+    "fan": ("messages per CPU second, busier side", "per_cpu_s", number, True),
+    "relay": ("messages per CPU second of the relay", "per_cpu_s", number, True),
+    "round_trip": ("p50 in µs", "p50_us", _digits, False),
+    "busy": ("answers per second", "rate", number, True),
+    "idle": ("KiB per link", "kib", _digits, False),
+    "churn": ("links per second", "rate", number, True),
+    "importing": ("ms", "ms", _digits, False),
+}
+_OWN: Final = "netcore"
+
+
 def write(folder: Path, data: Mapping[str, Any], workloads: Sequence[Workload]) -> list[str]:
     """Write report.md and its plots into a folder; return what could not be done."""
     rows = {
@@ -94,7 +109,8 @@ def write(folder: Path, data: Mapping[str, Any], workloads: Sequence[Workload]) 
         problems.append("no plots: matplotlib is not installed (extra: bench)")
     else:
         plots = drawing.draw(folder, rows)
-    text = "\n".join([*_head(data), *_pictures(plots), *tables(rows, workloads), *_tail(data)])
+    parts = _head(data), _glance(rows, workloads), _pictures(plots), tables(rows, workloads)
+    text = "\n".join([line for part in (*parts, _tail(data)) for line in part])
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
     return problems
 
@@ -119,6 +135,35 @@ def _head(data: Mapping[str, Any]) -> list[str]:
     lines += ["", "| contestant | version |", "|---|---|"]
     lines += [f"| {name} | {version} |" for name, version in data["contestants"].items()]
     return [*lines, ""]
+
+
+def _glance(rows: Mapping[str, Sequence[Row]], workloads: Sequence[Workload]) -> list[str]:
+    """Return a table of netcore, C and the best of the others, by what counts most."""
+    lines = [
+        "## At a glance",
+        "",
+        "| | measured in | netcore | C | best of the others | |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    for workload in workloads:
+        if workload.kind in _TELLING:
+            lines += _glance_row(workload, rows[workload.key])
+    return [*lines, ""] if len(lines) > 4 else []
+
+
+def _glance_row(workload: Workload, rows: Sequence[Row]) -> list[str]:
+    busy = workload.kind == "round_trip" and workload.options.get("window", 1) > 1
+    unit, figure, write_value, more = _TELLING["busy" if busy else workload.kind]
+    values = {row.contestant: row.figures[figure] for row in rows if figure in row.figures}
+    if _OWN not in values:
+        return []
+    apart = (_OWN, YARDSTICK, BASELINE) if workload.kind == "importing" else (_OWN, YARDSTICK)
+    others = {name: value for name, value in values.items() if not name.startswith(apart)}
+    best = (max if more else min)(others, key=lambda name: others[name], default="")
+    cells = [
+        write_value(values[name]) if name in values else "" for name in (_OWN, YARDSTICK, best)
+    ]
+    return [f"| {workload.title} | {unit} | **{cells[0]}** | {cells[1]} | {cells[2]} | {best} |"]
 
 
 def _pictures(plots: Mapping[str, str]) -> list[str]:
