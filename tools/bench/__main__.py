@@ -132,7 +132,12 @@ def run(
             screen.say(line)
 
     runner = Runner(plan, show, lambda text: screen.say(f"failed: {text}", "bad"))
-    records = [record.as_dict() for record in runner.run()]
+    records: list[dict[str, Any]] = []
+    try:
+        for record in runner.run():
+            records.append(record.as_dict())  # noqa: PERF401 - those before Ctrl-C count
+    except KeyboardInterrupt:
+        screen.say("ended early: the report has what was measured until now", "bad")
     screen.show([])
     data: dict[str, Any] = {
         "date": options.date,
