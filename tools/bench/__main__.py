@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ QUICK_LINKS = 100
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write the report."""
     options = parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     with tempfile.TemporaryDirectory(prefix="netcore-bench-") as folder:
         build.use(Path(folder))
         lineup = find()

@@ -25,7 +25,7 @@ Results = dict[str, dict[str, Any]]
 
 REPO: Final = Path(__file__).resolve().parents[2]
 START_S: Final = 20.0
-END_S: Final = 6.0
+END_S: Final = 15.0
 
 
 class MeasurementError(Exception):

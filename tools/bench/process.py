@@ -17,10 +17,12 @@ that all sinks pay for the same one Python call per message.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +37,8 @@ SILENCE = 3.0
 
 PATIENCE = 30.0
 """Seconds without a first message after which it does so."""
+
+_PR_SET_PDEATHSIG = 1
 
 _IMPORTING = """
 import time
@@ -259,8 +263,10 @@ class Phase:
                 seen, changed = self.seen, now
             elif silence and now - changed > (SILENCE if seen else PATIENCE):
                 break
-        self.report()
-        os._exit(0)
+        try:
+            self.report()
+        finally:  # nobody may be there to read it
+            os._exit(0)
 
 
 class RoundTrips:
@@ -421,6 +427,7 @@ def main(roles: Mapping[str, Role]) -> None:
     role = roles.get(sys.argv[1]) if len(sys.argv) > 1 else None
     if role is None:
         raise SystemExit(f"usage: {sys.argv[0]} {'|'.join(roles)} KEY=VALUE ...")
+    _die_with_parent()
     options = Options(sys.argv[2:])
     if options.cpu >= 0:
         os.sched_setaffinity(0, {options.cpu})
@@ -429,6 +436,11 @@ def main(roles: Mapping[str, Role]) -> None:
     role(options)
     sys.stdout.flush()
     os._exit(0)  # the result is out: libraries need not take thousands of links down nicely
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when the one that started it has gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _stdin_ended(seconds: float) -> bool:
