@@ -47,6 +47,7 @@ RELAY: Final = 3
 
 _SECRET: Final = "a secret that only this benchmark uses"
 _DEFAULTS: Final = NodeConfig(node_id=0)
+_JOIN_TRIES: Final = 40
 _MAX_LINKS: Final = 16_384
 _BUSY_POLL_US: Final = 1_000
 
@@ -106,12 +107,19 @@ def join(node: Node, addr: str, node_id: int) -> None:
     node.connect(addr)
     rule = RouteRule.node(node_id)
     node.wait_route(rule, timeout_s=10)
-    while True:
-        try:
-            node.call(rule, SERVICE, b"", timeout_s=0.2)
-        except (CallTimeout, NoRouteError):
-            continue  # the way back is not known over there yet
-        return
+    for _ in range(_JOIN_TRIES):  # the way back may not be known over there yet
+        if _answers(node, rule):
+            return
+        node.poll(0.05)
+    raise SystemExit(f"node {node_id} does not answer")
+
+
+def _answers(node: Node, rule: RouteRule) -> bool:
+    try:
+        node.call(rule, SERVICE, b"", timeout_s=0.2)
+    except (CallTimeout, NoRouteError):
+        return False
+    return True
 
 
 class Sink(NetworkBehavior):
