@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ __all__ = ["Plan", "Record", "Runner"]
 _TELLING: Final = 0.1
 _PROBES: Final = 3
 _WARMUP_SHARE: Final = 0.1
+
+#: A measurement that took longer than this is not repeated: the run must end.
+_SLOW_S: Final = 20.0
 
 #: After so many a contestant is not asked for this workload again.
 _FAILURES: Final = 2
@@ -86,6 +90,7 @@ class Runner:
         self._show = show
         self._report = report
         self._counts: dict[tuple[str, str], int] = {}
+        self._slow: set[tuple[str, str]] = set()
         self._failures: Counter[tuple[str, str]] = Counter()
 
     def run(self) -> Iterator[Record]:
@@ -97,6 +102,8 @@ class Runner:
             for workload, contestants in plan.pairs:
                 for contestant in contestants:
                     number += 1
+                    if (workload.key, contestant.name) in self._slow:
+                        continue
                     record = Record(round_number, workload.key, contestant.name)
                     name = f"round {round_number}/{plan.rounds}: {workload.title}: "
                     self._show(number, total, name + contestant.name)
@@ -104,6 +111,12 @@ class Runner:
                     yield record
 
     def _fill(self, record: Record, contestant: Contestant, workload: Workload) -> None:
+        started = time.monotonic()
+        self._try(record, contestant, workload)
+        if time.monotonic() - started > _SLOW_S:
+            self._slow.add((workload.key, contestant.name))
+
+    def _try(self, record: Record, contestant: Contestant, workload: Workload) -> None:
         key = workload.key, contestant.name
         if self._failures[key] >= _FAILURES:
             record.error = "given up"

@@ -132,7 +132,7 @@ def _idle(key: str, title: str, **options: int) -> Workload:
         first=2_000,
         options={"links": IDLE_LINKS, **options},
         extra="handler" if options else "",
-        limit_s=60.0,
+        limit_s=90.0,
     )
 
 
