@@ -20,6 +20,7 @@ from tools.bench.figures import rows_of
 from tools.bench.lineup import Contestant
 from tools.bench.measure import MeasurementError, measure
 from tools.bench.report import number
+from tools.bench.runner import Plan, Runner
 from tools.bench.workloads import WORKLOADS, Workload
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -145,6 +146,16 @@ def test_measurement_of_a_process_that_hangs_ends(monkeypatch: pytest.MonkeyPatc
 
     with pytest.raises(MeasurementError, match=r"^sink: took too long"):
         measure(contestant("tools.bench.contestants.bare"), workload("sink", "sink"), 1, 1)
+
+
+def test_run_goes_on_after_a_failure_and_gives_up_after_two() -> None:
+    said: list[str] = []
+    nobody = contestant("tools.bench.contestants.nobody")
+    plan = Plan(rounds=3, seconds=0.1, quick=True, pairs=[(workload("sink"), [nobody])])
+    records = list(Runner(plan, lambda number, total, name: None, said.append).run())
+
+    assert [record.error == "given up" for record in records] == [False, False, True]
+    assert len(said) == 2
 
 
 # -- figures -------------------------------------------------------------------------------------
