@@ -22,6 +22,8 @@ __all__ = ["BASELINE", "Row", "busier", "rows_of"]
 #: Whose import is that of a bare interpreter.
 BASELINE: Final = "bare Python sockets"
 
+_CPU: Final = ("cpu", "broker_cpu")
+
 Figures = dict[str, float]
 
 
@@ -76,8 +78,9 @@ def rows_of(
 
 
 def busier(results: Mapping[str, Mapping[str, Any]]) -> float:
-    """Return the CPU seconds of the process that used most."""
-    return max((float(fields.get("cpu", 0.0)) for fields in results.values()), default=0.0)
+    """Return the CPU seconds of the process that used most, a broker's included."""
+    processes = [fields.get(name, 0.0) for fields in results.values() for name in _CPU]
+    return max(map(float, processes), default=0.0)
 
 
 def _figures(workload: Workload, results: Results) -> Figures:
@@ -110,6 +113,8 @@ def _of_messages(workload: Workload, results: Results) -> Figures:
     figures["bytes"] = figures["rate"] * workload.size
     for role, fields in results.items():
         figures[f"cpu_{role}"] = fields["cpu"] / messages * 1e6
+        if "broker_cpu" in fields and "relay" not in results:
+            figures["cpu_broker"] = fields["broker_cpu"] / messages * 1e6
     cpu = results["relay"]["cpu"] if "relay" in results else busier(results)
     if cpu > 0:
         figures["per_cpu_s"] = messages / cpu

@@ -77,6 +77,7 @@ def _columns(workload: Workload) -> tuple[Column, ...]:
             (f"CPU s per million: {role.replace('_', ' ')}", f"cpu_{role}", _digits)
             for role in reversed(workload.roles)
         ),
+        ("CPU s per million: broker", "cpu_broker", _digits),
         _LOST,
     )
 
