@@ -31,7 +31,7 @@ Facts that this file relies on:
 from __future__ import annotations
 
 import struct
-from typing import ClassVar, Final, Literal, cast, final
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, cast, final
 
 from . import wire
 from .errors import (
@@ -39,7 +39,6 @@ from .errors import (
     BehaviorRejected,
     DestinationNotFound,
     DuplicateNodeId,
-    FrameError,
     IdentityMismatch,
     LocalError,
     OutgoingConnectionError,
@@ -61,7 +60,9 @@ from .hello import (
     malformed,
 )
 from .keys import Proofs
-from .records import Records
+
+if TYPE_CHECKING:
+    from ._backend import kernels
 
 __all__ = ["Accepted", "Failed", "Identity", "Initiator", "PeerInfo", "Responder"]
 
@@ -95,7 +96,7 @@ class _Side:
         self._in = bytearray()
         self._out = bytearray()
         self._taken = 0  # bytes of whole frames
-        self._records: Records | None = None
+        self._records: kernels.Records | None = None
 
     def receive_data(self, data: bytes) -> None:
         """Handle bytes from the other side; afterwards look at ``state`` and ``result``.
@@ -295,7 +296,7 @@ class Initiator(_Side):
     def _on_auth(self, proof: bytes) -> None:
         if not self._proofs.is_responder(proof):
             raise Refusal(AuthenticationError("the other end does not know the secret"))
-        self._records = self._proofs.records(initiator=True)
+        self._records = self._proofs.records(self.identity.records, initiator=True)
         self.state = "WAIT_READY"
 
     def _on_ready(self) -> None:
@@ -322,10 +323,10 @@ class Initiator(_Side):
     def _open(self, data: bytes) -> bytes:
         if self._records is None:
             return data
-        try:
-            return self._records.open(data)
-        except FrameError as exc:
-            raise Refusal(AuthenticationError(f"a record is wrong: {exc}")) from None
+        body = self._records.open(data)
+        if (error := self._records.error) is not None:
+            raise Refusal(AuthenticationError(f"a record is wrong: {error}"))
+        return body
 
     def _fail(self, error: OutgoingConnectionError, *, code: int = 0, tell: bool = False) -> None:
         # Between its AUTH and READY the responder listens to nothing that is worth a record.
@@ -366,7 +367,7 @@ class Responder(_Side):
         self._need_state("NEED_DECISION")
         self.state = "ANSWERED"
         self._send(wire.KIND_AUTH, self._proofs.responder)
-        self._records = self._proofs.records(initiator=False)
+        self._records = self._proofs.records(self.identity.records, initiator=False)
 
     def accept(self) -> None:
         """Take the link: READY goes out, and the result is there."""

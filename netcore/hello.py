@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from . import wire
 from .errors import (
@@ -25,7 +25,9 @@ from .errors import (
     UnsupportedProtocol,
 )
 from .keys import KeyRing
-from .records import Records
+
+if TYPE_CHECKING:
+    from ._backend import kernels
 
 __all__ = [
     "CODE_OF_ERROR",
@@ -79,11 +81,13 @@ class Identity:
         node_id: Its id.
         epoch: Random u64, one per Node object.
         max_frame_bytes: The largest frame body that it takes.
+        records: The class of the record layer at level *auth*.
         keys: Its secrets; empty at level *open*.
     """
 
     node_id: int
     epoch: int
+    records: type[kernels.Records]
     max_frame_bytes: int = wire.DEFAULT_MAX_FRAME_BYTES
     keys: KeyRing = field(default_factory=KeyRing)
 
@@ -127,7 +131,7 @@ class Accepted:
     """
 
     peer: PeerInfo
-    records: Records | None
+    records: kernels.Records | None
     rest: bytes = field(default=b"", repr=False)
 
 

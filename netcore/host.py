@@ -53,6 +53,7 @@ class Host:
         self,
         config: NodeConfig,
         loop: kernels.Loop,
+        records: type[kernels.Records],
         rng: Random,
         is_closed: Callable[[], bool],
     ) -> None:
@@ -62,6 +63,7 @@ class Host:
             node_id=config.node_id,
             epoch=rng.getrandbits(64),
             max_frame_bytes=config.max_frame_bytes,
+            records=records,
             keys=KeyRing(config.secrets),
         )
         self.half_open = HalfOpen(config.max_half_open)

@@ -11,10 +11,12 @@ and a node without a secret never needs them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from . import wire
-from .records import Records
+
+if TYPE_CHECKING:
+    from ._backend import kernels
 
 __all__ = ["NO_KEY_ID", "KeyRing", "Proofs", "hkdf_sha256"]
 
@@ -98,7 +100,7 @@ class Proofs:
         """Return whether ``proof`` is the responder's, in time that does not depend on it."""
         return _is_equal(proof, self.responder)
 
-    def records(self, *, initiator: bool) -> Records | None:
+    def records(self, kind: type[kernels.Records], *, initiator: bool) -> kernels.Records | None:
         """Return the record layer of one side, None at level *open*.
 
         There is a key for each direction, named after who sends with it.
@@ -107,7 +109,7 @@ class Proofs:
             return None
         key_i = hkdf_sha256(self._key, self._hash + b"i")
         key_r = hkdf_sha256(self._key, self._hash + b"r")
-        return Records(key_i, key_r) if initiator else Records(key_r, key_i)
+        return kind(key_i, key_r) if initiator else kind(key_r, key_i)
 
 
 def _is_equal(proof: bytes, expected: bytes) -> bool:

@@ -119,7 +119,7 @@ class Node:
         transports: Sequence[Transport] | None,
         clock_us: Callable[[], int],
     ) -> None:
-        self._host = Host(self._config, self._loop, self._rng, self._shut)
+        self._host = Host(self._config, self._loop, kernels.Records, self._rng, self._shut)
         self._plane = Plane(
             self._config,
             behaviors,

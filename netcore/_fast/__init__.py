@@ -20,6 +20,7 @@ from .codec import (
 from .connection import Connection
 from .loop import Loop, Source, Timer
 from .port import Port
+from .records import Records
 from .switch import Switch
 from .table import RouteTable
 
@@ -32,6 +33,7 @@ __all__ = [
     "Loop",
     "Message",
     "Port",
+    "Records",
     "RouteTable",
     "RpcAnswer",
     "RpcRequest",

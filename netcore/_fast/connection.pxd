@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from netcore._fast.buffer cimport inbox_t, pool_t, queue_t
 from netcore._fast.codec cimport header_t
 from netcore._fast.loop cimport Loop, Source
+from netcore._fast.records cimport Records
 from netcore._fast.syscalls cimport ssize_t
 from netcore._fast.timers cimport Timer
 
@@ -20,8 +21,6 @@ cdef enum:
 cdef enum:
     FIRST_RESERVED_SERVICE = 240
     MAX_REASON_BYTES = 200
-    MAX_RECORD_BODY_BYTES = 32768
-    RECORD_EXTRA_BYTES = 19     # RECORD_LENGTH_BYTES + RECORD_TAG_BYTES
     CLOSE_NORMAL = 0
     CLOSE_PROTOCOL_ERROR = 3
     CLOSE_CONTROL_OVERFLOW = 4
@@ -51,8 +50,7 @@ cdef enum:
     COUNTERS = 19
 
 cdef enum:
-    TO_SERVICE_AT = 7           # where a frame with a message header has it
-    WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel, or one seal
+    WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel
 
 
 cdef class Connection
@@ -70,6 +68,7 @@ cdef class Hub(Source):
     cdef bint _busy                         # frames are being parsed
     cdef uint8_t* _buffer                   # of _buffer_bytes; NULL until something is received
     cdef size_t _buffer_bytes
+    cdef uint8_t* _spare_out                # for sealed records, while no link has it
     cdef pool_t _pool
     cdef uint64_t _counts[COUNTERS]
 
@@ -106,11 +105,10 @@ cdef class Connection(Source):
     cdef Hub _switch
     cdef object _sock
     cdef object _channel
-    cdef object _records
+    cdef Records _records                   # None at level open
     cdef dict _handlers                     # service -> (hook, agent)
     cdef uint64_t _handled                  # bit service & 63: perhaps in _handlers
-    cdef bytes _sealed                      # the frames in _unsent, when those are records
-    cdef bytes _unsent                      # as it goes to the stream: sealed, or of the handshake
+    cdef bytes _unsent                      # of the handshake, and first of all
     cdef tuple _close_reason
     cdef tuple _failure
     cdef Timer _timer
@@ -136,7 +134,11 @@ cdef class Connection(Source):
     cdef int _write_all(self) except -1
     cdef int _write_pieces(self) except -1
     cdef size_t c_write_past(self, const uint8_t* frames, size_t n) noexcept
+    cdef int _write_records(self) except -1
+    cdef int _seal(self) except -1
+    cdef void _take(self, size_t n, uint8_t* to) noexcept
     cdef Py_ssize_t _write(self, bytes data) except -1
+    cdef Py_ssize_t _send(self, const uint8_t* data, size_t n) except -1
     cdef int _check_errno(self) except -1
     cdef void _count_sent(self, size_t n) noexcept
     cdef bytes _peek(self)
@@ -148,7 +150,7 @@ cdef class Connection(Source):
     cdef int _receive_nothing(self, ssize_t n) except -1
     cdef int _grow_large(self) except -1
     cdef int _count_received(self, size_t n) except -1
-    cdef int _open_records(self, bytes data) except -1
+    cdef int _receive_records(self, uint8_t* buffer) except -1
     cdef int _resume_soon(self) except -1
     cdef int _feed(self, const uint8_t* data, size_t n) except -1
     cdef int _handle_input(self, uint8_t* data, size_t n) except -1
@@ -167,10 +169,12 @@ cdef class Connection(Source):
     cdef int _fail_now(self) except -1
     cdef int _say_why(self, object code, object text) except -1
     cdef int _finish(self, tuple reason) except -1
-    cdef uint64_t _routed_sealed(self) noexcept
     cdef int _watch(self, int events) except -1
 
 
 cdef inline size_t queued(Connection conn) noexcept:
     """Return how many bytes of data wait to be sent on a link."""
-    return conn._data.bytes + <size_t>PyBytes_GET_SIZE(conn._unsent)
+    cdef size_t n = conn._data.bytes + <size_t>PyBytes_GET_SIZE(conn._unsent)
+    if conn._records is not None:
+        n += conn._records.out_end - conn._records.out_start
+    return n

@@ -33,7 +33,6 @@ from netcore._fast.buffer cimport (
     bytes_start,
     copy_bytes,
     decref,
-    frame_bytes,
     inbox_append,
     inbox_clear,
     inbox_drop_tail,
@@ -60,7 +59,6 @@ from netcore._fast.codec cimport (
     ERROR_TRUNCATED,
     FRAME_HEADER_BYTES,
     MAX_FRAME_BYTES,
-    ROUTE_MASK,
     c_decode_header,
     c_encode_header,
     c_error_offset,
@@ -70,6 +68,12 @@ from netcore._fast.codec cimport (
     store_u32,
 )
 from netcore._fast.loop cimport READ, WRITE, Loop, Source
+from netcore._fast.records cimport (
+    MAX_RECORD_BODY_BYTES,
+    RECORD_ROOM_BYTES,
+    SEAL_BYTES,
+    Records,
+)
 from netcore._fast.syscalls cimport (
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
@@ -99,23 +103,6 @@ cdef bytes close_body(object code, object text):
     return code.to_bytes(2, "big") + reason
 
 
-cdef uint64_t routed_behind(const uint8_t* frames, size_t n, size_t start) noexcept:
-    """Return how many messages and calls, of whole frames of both queues, end behind start."""
-    cdef uint64_t found = 0
-    cdef size_t at = 0
-    cdef size_t end
-    while at < n:
-        end = at + frame_bytes(frames + at)
-        if end > start and frames[at] < KIND_CONTROL:
-            # Not one that is control traffic: direct, and for a reserved service.
-            found += (
-                (frames[at + FRAME_HEADER_BYTES] & ROUTE_MASK) != 0
-                or frames[at + TO_SERVICE_AT] < FIRST_RESERVED_SERVICE
-            )
-        at = end
-    return found
-
-
 cdef inline bint would_block(int error) noexcept:
     return error == EAGAIN or error == EINTR  # EWOULDBLOCK is EAGAIN on Linux
 
@@ -127,6 +114,7 @@ cdef class Hub(Source):
     def __dealloc__(self):
         pool_clear(&self._pool)
         PyMem_Free(self._buffer)
+        PyMem_Free(self._spare_out)
 
     cdef uint8_t* _shared_buffer(self) except NULL:
         """Return the receive buffer, made when first needed."""
@@ -180,7 +168,7 @@ cdef class Connection(Source):
         self._sock_fd = -1 if sock is None else sock.fileno()
         self._channel = channel
         self._records = records
-        self._sealed = self._unsent = b""
+        self._unsent = b""
         self._close_reason = (CLOSE_LOST, "the stream ended")
 
     def __dealloc__(self):
@@ -327,21 +315,63 @@ cdef class Connection(Source):
                 self._unsent = self._unsent[sent:]
                 if PyBytes_GET_SIZE(self._unsent) != 0:
                     return 1
-                self._sealed = b""
+            if self._records is not None:
+                return self._write_records()
             if self._is_empty():
                 return 0
-            if self._records is None and self._sock_fd >= 0:
+            if self._sock_fd >= 0:
                 return self._write_pieces()
             chunk = self._peek()
-            if self._records is not None:
-                self._consume(PyBytes_GET_SIZE(chunk))
-                self._sealed = chunk
-                self._unsent = self._records.seal(chunk)
-                continue
             sent = self._write(chunk)
             self._consume(sent)
             if sent < PyBytes_GET_SIZE(chunk):
                 return 1
+
+    cdef int _write_records(self) except -1:
+        """Do so at level auth: a few records at a time."""
+        cdef Records records = self._records
+        cdef size_t left
+        while True:
+            left = records.out_end - records.out_start
+            records.out_start += self._send(records.out + records.out_start, left)
+            if records.out_start < records.out_end:
+                records.shrink_out()
+                return 1
+            if self._is_empty():
+                records.end_out(&self._switch._spare_out)
+                return 0
+            self._seal()
+
+    cdef int _seal(self) except -1:
+        """Move up to SEAL_BYTES from the queues into records; all before have left."""
+        cdef Records records = self._records
+        cdef bint is_data = self._data.left != 0
+        cdef size_t begun = self._data.left if is_data else self._control.left
+        cdef size_t left = min(<size_t>SEAL_BYTES, self._data.bytes + self._control.bytes)
+        cdef size_t step
+        records.end_out(&self._switch._spare_out)
+        records.start_out(
+            &self._switch._spare_out, begun, is_data and self._data.left_kind < KIND_CONTROL
+        )
+        try:
+            while left != 0:
+                step = min(left, <size_t>MAX_RECORD_BODY_BYTES)
+                self._take(step, records.next_body())
+                records.seal_next(step)
+                left -= step
+        except MemoryError:  # what was taken is lost, and so is the stream
+            self.fail(CLOSE_LOST, "no memory for a record")
+            raise
+        return 0
+
+    cdef void _take(self, size_t n, uint8_t* to) noexcept:
+        """Remove the n bytes that come first, and put them where they belong."""
+        cdef size_t begun = min(n, <size_t>self._data.left)
+        cdef size_t control = min(n - begun, self._control.bytes)
+        queue_copy(&self._data, 0, begun, to)
+        queue_copy(&self._control, 0, control, to + begun)
+        queue_copy(&self._data, begun, n - begun - control, to + begun + control)
+        self._consume(n)
 
     cdef int _write_pieces(self) except -1:
         """Do so without copying: several pieces of the queues with one system call."""
@@ -410,17 +440,26 @@ cdef class Connection(Source):
         cdef Py_ssize_t sent
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
         if self._sock_fd >= 0:
-            sent = send(self._sock_fd, PyBytes_AS_STRING(data), n, MSG_DONTWAIT | MSG_NOSIGNAL)
-            if sent < 0:
-                self._check_errno()
-                return 0
-        else:
-            try:
-                sent = self._channel.write(data)
-            except (BlockingIOError, InterruptedError):
-                return 0
-            if not 0 <= sent <= n:
-                raise ValueError(f"the channel took {sent} of {n} bytes")
+            return self._send(<const uint8_t*>PyBytes_AS_STRING(data), n)
+        try:
+            sent = self._channel.write(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        if not 0 <= sent <= n:
+            raise ValueError(f"the channel took {sent} of {n} bytes")
+        self._count_sent(sent)
+        return sent
+
+    cdef Py_ssize_t _send(self, const uint8_t* data, size_t n) except -1:
+        cdef ssize_t sent
+        if n == 0:
+            return 0
+        if self._sock_fd < 0:
+            return self._write(PyBytes_FromStringAndSize(<const char*>data, n))
+        sent = send(self._sock_fd, data, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent < 0:
+            self._check_errno()
+            return 0
         self._count_sent(sent)
         return sent
 
@@ -497,24 +536,49 @@ cdef class Connection(Source):
         if switch._busy:  # inside a hook; the fd stays ready
             return 0
         buffer = switch._shared_buffer()
-        if self._records is None:
-            if self._inbox.large != NULL:
-                return self._receive_large(buffer, budget)
-            kept = self._inbox.tail_bytes
-            if kept > switch._buffer_bytes - switch.read_budget_bytes:
-                return self._feed(NULL, 0)  # whole frames, which an exception left there
-            copy_bytes(buffer, self._inbox.tail, kept)
+        if self._records is not None:
+            return self._receive_records(buffer)
+        if self._inbox.large != NULL:
+            return self._receive_large(buffer, budget)
+        kept = self._inbox.tail_bytes
+        if kept > switch._buffer_bytes - switch.read_budget_bytes:
+            return self._feed(NULL, 0)  # whole frames, which an exception left there
+        copy_bytes(buffer, self._inbox.tail, kept)
         n = recv(self._sock_fd, buffer + kept, budget, MSG_DONTWAIT)
         if n <= 0:
             return self._receive_nothing(n)
         if self._failure is not None:
             return 0
         self._count_received(n)
-        if self._records is not None:
-            return self._open_records(PyBytes_FromStringAndSize(<char*>buffer, n))
         inbox_drop_tail(&self._inbox)
         self._handle_input(buffer, kept + n)
         return <size_t>n == budget
+
+    cdef int _receive_records(self, uint8_t* buffer) except -1:
+        """Receive behind the unfinished frame and the unfinished record, and open in place."""
+        cdef Hub switch = self._switch
+        cdef Records records = self._records
+        cdef size_t kept = self._inbox.tail_bytes
+        cdef size_t waiting = records.tail_bytes
+        cdef uint8_t* start = buffer + RECORD_ROOM_BYTES + kept
+        cdef ssize_t n
+        if kept > LARGE_FRAME_BYTES + HEAD_BYTES:
+            return self._feed(NULL, 0)
+        n = recv(self._sock_fd, start + waiting, switch.read_budget_bytes, MSG_DONTWAIT)
+        if n <= 0:
+            return self._receive_nothing(n)
+        if self._failure is not None:
+            return 0
+        self._count_received(n)
+        copy_bytes(start, records.tail, waiting)
+        switch._busy = True
+        try:
+            n = records.c_open(start, waiting + n)
+        finally:
+            switch._busy = False
+        copy_bytes(start - kept, self._inbox.tail, kept)
+        inbox_drop_tail(&self._inbox)
+        return self._handle_input(start - kept, kept + n)
 
     cdef int _receive_large(self, uint8_t* buffer, size_t budget) except -1:
         """Receive into the large frame, and what goes beyond its room into the shared buffer.
@@ -581,16 +645,8 @@ cdef class Connection(Source):
         chunk = data if type(data) is bytes else bytes(data)
         self._count_received(PyBytes_GET_SIZE(chunk))
         if self._records is not None:
-            self._open_records(chunk)
-        else:
-            self._feed(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
-
-    cdef int _open_records(self, bytes data) except -1:
-        try:
-            data = self._records.open(data)
-        except FrameError as exc:
-            return self._protocol_error(str(exc))
-        return self._feed(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            chunk = self._records.open(chunk)
+        self._feed(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
 
     def receive_eof(self):
         """Handle the end of the neighbour's stream."""
@@ -654,6 +710,9 @@ cdef class Connection(Source):
             self._switch._busy = False
             if position < n and self._failure is None and self.state != CLOSED:
                 inbox_prepend(&self._inbox, data + position, n - position)
+        if self._records is not None and self._records._error != ERROR_NONE:
+            if self._failure is None:
+                self._protocol_error(str(self._records.error))
         if self._eof_in:
             self._end_input()
         return 0
@@ -811,6 +870,7 @@ cdef class Connection(Source):
             PyBytes_GET_SIZE(self._unsent) == 0
             and self._data.left == 0
             and self._control.left == 0
+            and (self._records is None or self._records.out_start == self._records.out_end)
         )
 
     cdef int _say_why(self, object code, object text) except -1:
@@ -826,11 +886,14 @@ cdef class Connection(Source):
         """Give everything back and say so, once."""
         cdef Hub switch = self._switch
         self.state = CLOSED
-        switch._counts[DROPPED_LINK_CLOSED] += queue_routed(&self._data) + self._routed_sealed()
+        switch._counts[DROPPED_LINK_CLOSED] += queue_routed(&self._data)
+        if self._records is not None:
+            switch._counts[DROPPED_LINK_CLOSED] += self._records.routed_waiting()
+            self._records.end_out(&switch._spare_out)
         queue_clear(&self._data, &switch._pool)
         queue_clear(&self._control, &switch._pool)
         inbox_clear(&self._inbox)
-        self._sealed = self._unsent = b""
+        self._unsent = b""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -849,17 +912,6 @@ cdef class Connection(Source):
             self._handled = 0
             self.owner = None
         return 0
-
-    cdef uint64_t _routed_sealed(self) noexcept:
-        """Return how many messages and calls are sealed and have not left whole."""
-        cdef size_t n = PyBytes_GET_SIZE(self._sealed)
-        cdef size_t records = (n + MAX_RECORD_BODY_BYTES - 1) // MAX_RECORD_BODY_BYTES
-        cdef size_t left
-        if n == 0:
-            return 0
-        left = n + records * RECORD_EXTRA_BYTES - PyBytes_GET_SIZE(self._unsent)
-        left = left // (MAX_RECORD_BODY_BYTES + RECORD_EXTRA_BYTES) * MAX_RECORD_BODY_BYTES
-        return routed_behind(<const uint8_t*>PyBytes_AS_STRING(self._sealed), n, left)
 
     cdef int _watch(self, int events) except -1:
         cdef Loop loop

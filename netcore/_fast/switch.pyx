@@ -72,6 +72,7 @@ from netcore._fast.connection cimport (
     queued,
 )
 from netcore._fast.loop cimport Loop
+from netcore._fast.records cimport MAX_RECORD_BYTES, RECORD_ROOM_BYTES
 from netcore._fast.table cimport (
     ACTION_LOCAL,
     ACTION_NEXT,
@@ -213,7 +214,9 @@ cdef class Switch(Hub):
         self.control_queue_bytes = control_queue_bytes
         self.local_queue_bytes = local_queue_bytes
         self.close_timeout_ms = close_timeout_ms
+        # What is never touched costs nothing: the room for a record, at level open.
         self._buffer_bytes = self.read_budget_bytes + LARGE_FRAME_BYTES + HEAD_BYTES
+        self._buffer_bytes += RECORD_ROOM_BYTES + MAX_RECORD_BYTES
         self._sink = sink
         self._commands = sink.commands
         if not isinstance(self._commands, deque):

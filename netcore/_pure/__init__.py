@@ -17,6 +17,7 @@ from .codec import (
 from .connection import Connection
 from .loop import Loop, Source, Timer
 from .port import Port
+from .records import Records
 from .switch import Switch
 from .table import RouteTable
 
@@ -29,6 +30,7 @@ __all__ = [
     "Loop",
     "Message",
     "Port",
+    "Records",
     "RouteTable",
     "RpcAnswer",
     "RpcRequest",

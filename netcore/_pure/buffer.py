@@ -8,23 +8,30 @@ from typing import Final
 
 from .. import wire
 
-__all__ = ["SendQueue", "routed_behind"]
+__all__ = ["SEAL_BYTES", "SendQueue", "routed_behind"]
 
 _FRAME: Final = struct.Struct(">I")
 
 #: Most bytes handed to one write: one system call for many small frames.
 WRITE_CHUNK_BYTES: Final = 256 * 1024
+#: Most bytes sealed before they are written.
+SEAL_BYTES: Final = 4 * wire.MAX_RECORD_BODY_BYTES
 _MAX_LENGTH: Final = wire.MAX_FRAME_BYTES
 _TO_SERVICE_AT: Final = wire.FRAME_HEADER_BYTES + 3  # where a frame has it
 
 
-def routed_behind(frames: bytes, start: int) -> int:
-    """Return how many messages and calls, of whole frames of both queues, end behind ``start``."""
-    found = at = 0
-    while at < len(frames):
-        end = at + wire.FRAME_HEADER_BYTES + (_FRAME.unpack_from(frames, at)[0] & _MAX_LENGTH)
-        found += end > start and frames[at] < wire.KIND_CONTROL and not _is_reserved(frames, at)
-        at = end
+def routed_behind(frames: bytes, start: int, begun: int, begun_routed: bool) -> int:
+    """Return how many messages and calls, of frames of both queues, end behind ``start``.
+
+    The first ``begun`` bytes end a frame that began before; the last frame may go on behind.
+    """
+    found = int(begun_routed and start < begun <= len(frames))
+    at = begun
+    while at + _TO_SERVICE_AT < len(frames):  # no message is shorter
+        first = at
+        at += wire.FRAME_HEADER_BYTES + (_FRAME.unpack_from(frames, at)[0] & _MAX_LENGTH)
+        if start < at <= len(frames) and frames[first] < wire.KIND_CONTROL:
+            found += not _is_reserved(frames, first)
     return found
 
 
@@ -87,6 +94,14 @@ class SendQueue:
                     parts.append(frame)
                     size += len(frame)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def begun(self) -> tuple[int, bool]:
+        """Return how much is left of the frame that has begun to leave; is it message or call."""
+        if self._current is None:
+            return 0, False
+        frame = self._current[0]
+        is_routed = self._current is self._data and frame[0] < wire.KIND_CONTROL
+        return len(frame) - self._offset, is_routed
 
     def consume(self, count: int) -> None:
         """Remove the first ``count`` bytes of what ``peek`` returned."""

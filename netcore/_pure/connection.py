@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
 from .. import wire
 from ..errors import FrameError, MessageTooBigError, SendQueueFullError
-from .buffer import SendQueue, routed_behind
+from .buffer import SEAL_BYTES, SendQueue, routed_behind
 from .loop import Source, Timer
+from .records import Records
 
 if TYPE_CHECKING:
     from .switch import Switch
@@ -38,16 +39,6 @@ CLOSED: Final = 2
 _FRAME = struct.Struct(">I")
 
 Hook = Callable[..., object]
-
-
-class Records(Protocol):
-    """The record layer between stream and frames."""
-
-    def seal(self, data: bytes) -> bytes:
-        """Return the records that carry ``data``."""
-
-    def open(self, data: bytes) -> bytes:
-        """Return the verified content of the records completed by ``data``."""
 
 
 class Channel(Protocol):
@@ -113,6 +104,7 @@ class Connection(Source):
         self._handlers: dict[int, tuple[Hook, object]] | None = None
         self._queue = SendQueue()
         self._sealed = b""  # the frames in _unsent, when those are records
+        self._begun = (0, False)  # what of them ends a frame begun before; is that one routed
         self._unsent = b""  # bytes as they go to the stream: sealed records, or of the handshake
         self._tail = bytearray()  # received, not parsed
         self._need = 0  # bytes the frame at the head of _tail has in all, once known
@@ -244,12 +236,13 @@ class Connection(Source):
                 self._sealed = b""
             if not self._queue:
                 return False
-            chunk = self._queue.peek()
             if self._records is not None:
-                self._queue.consume(len(chunk))
-                self._sealed = chunk
-                self._unsent = self._records.seal(chunk)
+                self._begun = self._queue.begun()
+                self._sealed = self._queue.peek(SEAL_BYTES)[:SEAL_BYTES]
+                self._queue.consume(len(self._sealed))
+                self._unsent = self._records.seal(self._sealed)
                 continue
+            chunk = self._queue.peek()
             sent = self._write(chunk)
             self._queue.consume(sent)
             if sent < len(chunk):
@@ -298,11 +291,9 @@ class Connection(Source):
         self._switch._counts["bytes_received"] += len(data)
         self.last_received_ms = self._switch.loop.now_ms
         if self._records is not None:
-            try:
-                data = self._records.open(data)
-            except FrameError as exc:
-                self._protocol_error(str(exc))
-                return
+            data = self._records.open(data)
+            if self._records.error is not None:
+                self._need = 0  # the unfinished frame will not be finished
         self._tail += data
         if len(self._tail) >= self._need:
             self._handle_input()
@@ -334,6 +325,10 @@ class Connection(Source):
             raise
         finally:
             switch._busy = False
+        if self._records is not None and self._failure is None:
+            error = self._records.error  # what came before it was handled
+            if error is not None:
+                self._protocol_error(str(error))
         if self._eof_in:
             self._end_input()
 
@@ -496,7 +491,7 @@ class Connection(Source):
         body, extra = wire.MAX_RECORD_BODY_BYTES, wire.RECORD_LENGTH_BYTES + wire.RECORD_TAG_BYTES
         records = -(-len(self._sealed) // body)
         left = len(self._sealed) + records * extra - len(self._unsent)
-        return routed_behind(self._sealed, left // (body + extra) * body)
+        return routed_behind(self._sealed, left // (body + extra) * body, *self._begun)
 
     def _watch(self, events: int) -> None:
         if self._sock is None or events == self._registered:

@@ -28,8 +28,9 @@ from ..ids import format_conn
 from ..route import RouteAction, RouteRule
 from ..stats import SWITCH_COUNTERS
 from .codec import Message, decode_header, decode_message, encode_header
-from .connection import OPEN, Channel, Connection, Hook, Records
+from .connection import OPEN, Channel, Connection, Hook
 from .loop import Loop, Source
+from .records import Records
 from .table import RouteTable
 
 if TYPE_CHECKING:

@@ -296,6 +296,16 @@ def until(nodes: Nodes, proxy: Proxy, condition: Callable[[], object]) -> None:
     nodes.until(turn)
 
 
+def record_around(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the record begins and ends that holds a byte of whole records."""
+    start = end = 0
+    while end <= at:
+        start = end
+        body = int.from_bytes(data[start : start + wire.RECORD_LENGTH_BYTES], "big")
+        end += wire.RECORD_LENGTH_BYTES + body + wire.RECORD_TAG_BYTES
+    return start, end
+
+
 @pytest.mark.parametrize("direction", [0, 1])
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
 def test_byte_bent_on_an_authenticated_link_ends_it_and_delivers_nothing(
@@ -309,7 +319,8 @@ def test_byte_bent_on_an_authenticated_link_ends_it_and_delivers_nothing(
     def bend(to: int, data: bytes) -> bytes:
         if to != direction or b"precious" not in data or bent:
             return data
-        at = {"first": 0, "middle": data.index(b"precious"), "last": len(data) - 1}[where]
+        first, end = record_around(data, data.index(b"precious"))
+        at = {"first": first, "middle": data.index(b"precious"), "last": end - 1}[where]
         bent.append(at)
         return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from netcore import _backend
 from netcore.errors import HandshakeTimeout
 from netcore.handshake import Accepted, Failed, Identity, Initiator, Responder
 from netcore.keys import KeyRing
@@ -23,7 +24,12 @@ def straight(sender: str, offset: int, data: bytes) -> bytes:
 
 def identity(node_id: int, secrets: Sequence[bytes] = (), *, epoch: int = 0) -> Identity:
     """Return a node; its epoch is its id unless told."""
-    return Identity(node_id=node_id, epoch=epoch or node_id << 32, keys=KeyRing(secrets))
+    return Identity(
+        node_id=node_id,
+        epoch=epoch or node_id << 32,
+        records=_backend.kernels.Records,
+        keys=KeyRing(secrets),
+    )
 
 
 def initiator(

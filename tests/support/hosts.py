@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+from netcore import _backend
 from netcore.address import Endpoint, parse_addr
 from netcore.config import NodeConfig
 from netcore.errors import DestinationNotFound, OutgoingConnectionError
@@ -70,7 +71,10 @@ class FakeHost:
         self.loop = loop
         self.config = NodeConfig(node_id=node_id, **config)
         self.identity = Identity(
-            node_id=node_id, epoch=node_id << 32 | 7, keys=KeyRing(self.config.secrets)
+            node_id=node_id,
+            epoch=node_id << 32 | 7,
+            records=_backend.kernels.Records,
+            keys=KeyRing(self.config.secrets),
         )
         self.half_open = HalfOpen(self.config.max_half_open)
         self.transports = list(transports)

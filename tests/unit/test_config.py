@@ -12,8 +12,8 @@ import pytest
 from netcore import LocalError, MemoryNetwork, MemoryTransport, Node, NodeConfig, wire
 from netcore._backend import BackendName
 from netcore.config import _RANGES
-from netcore.handshake import Identity
 from netcore.keys import KeyRing
+from support.handshake_pair import identity
 
 SECRET = "correct horse battery staple"
 
@@ -135,7 +135,7 @@ def test_secret_is_in_no_repr(backend: BackendName) -> None:
         dataclasses.replace(config, tick_ms=5),
         KeyRing(config.secrets),
         node._host.identity,
-        Identity(node_id=1, epoch=1, keys=KeyRing(config.secrets)),
+        identity(1, config.secrets),
     )
     node.close()
     for thing in things:

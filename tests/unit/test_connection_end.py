@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from netcore import wire
-from netcore.records import Records
 from support.sinks import (
     CONN_A,
     CONN_B,
@@ -88,7 +87,7 @@ def test_close_from_both_ends_with_full_queues_loses_nothing(
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
             rig.switch.set_behavior(2, rig.sink.on_message, None)
-            records = Records(KEY, KEY) if sealed else None
+            records = kernels.Records(KEY, KEY) if sealed else None
             conn = rig.switch.add_connection(CONN_A, NODE_A, sock=sock, records=records)
             conn.start()
             conns.append(conn)
@@ -338,7 +337,7 @@ def test_ended_link_is_freed_without_the_garbage_collector(rig: Rig) -> None:
     gc.disable()
     try:
         for i in range(1, 11):
-            records = Records(KEY, KEY) if i % 2 else None
+            records = rig.kernels.Records(KEY, KEY) if i % 2 else None
             conn, theirs = rig.link(i << 16, NODE_A, records=records)
             owner = Owner()
             owner.conn = conn  # type: ignore[attr-defined]
@@ -346,7 +345,7 @@ def test_ended_link_is_freed_without_the_garbage_collector(rig: Rig) -> None:
             conn.set_handler(2, rig.sink.on_message, owner)
             send(rig, conn, bytes(100_000))
             half = direct(bytes(40_000))[:35_000]
-            theirs.send(Records(KEY, KEY).seal(half) if i % 2 else half)
+            theirs.send(rig.kernels.Records(KEY, KEY).seal(half) if i % 2 else half)
             rig.turn()
             if i % 3:
                 conn.close()

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from netcore import wire
-from netcore.records import Records
 from support.sinks import (
     CONN_A,
     NODE_A,
@@ -237,8 +236,8 @@ def test_blocking_channel_is_asked_again_when_it_says_so(rig: Rig) -> None:
 
 
 def test_records_go_between_the_stream_and_the_frames(rig: Rig) -> None:
-    conn, out = rig.channel(records=Records(KEY, OTHER_KEY))
-    neighbour = Records(OTHER_KEY, KEY)
+    conn, out = rig.channel(records=rig.kernels.Records(KEY, OTHER_KEY))
+    neighbour = rig.kernels.Records(OTHER_KEY, KEY)
     send(rig, conn, b"to you")
     rig.turn()
     assert direct(b"to you") in out.taken
@@ -251,8 +250,8 @@ def test_records_go_between_the_stream_and_the_frames(rig: Rig) -> None:
 
 
 def test_records_work_over_a_socket_with_large_messages(rig: Rig) -> None:
-    conn, theirs = rig.link(records=Records(KEY, OTHER_KEY))
-    neighbour = Records(OTHER_KEY, KEY)
+    conn, theirs = rig.link(records=rig.kernels.Records(KEY, OTHER_KEY))
+    neighbour = rig.kernels.Records(OTHER_KEY, KEY)
     payload = random.Random(4).randbytes(200_000)
     stream = neighbour.seal(direct(payload) + direct(b"next"))
     while stream:
@@ -268,8 +267,8 @@ def test_records_work_over_a_socket_with_large_messages(rig: Rig) -> None:
 
 
 def test_wrong_tag_ends_the_link_before_anything_is_handled(rig: Rig) -> None:
-    conn, _ = rig.channel(records=Records(KEY, OTHER_KEY))
-    sealed = bytearray(Records(OTHER_KEY, KEY).seal(direct(b"x")))
+    conn, _ = rig.channel(records=rig.kernels.Records(KEY, OTHER_KEY))
+    sealed = bytearray(rig.kernels.Records(OTHER_KEY, KEY).seal(direct(b"x")))
     sealed[-1] ^= 1
     conn.receive_data(bytes(sealed))
     rig.turn()
@@ -277,8 +276,56 @@ def test_wrong_tag_ends_the_link_before_anything_is_handled(rig: Rig) -> None:
     assert rig.sink.of("closed") == [(CONN_A, wire.CLOSE_PROTOCOL_ERROR, "bad_tag at byte 16")]
 
 
+@pytest.mark.parametrize("over", ["socket", "channel"])
+def test_records_in_front_of_a_wrong_one_are_handled_first(rig: Rig, over: str) -> None:
+    neighbour = rig.kernels.Records(OTHER_KEY, KEY)
+    frames = direct(b"one") + direct(b"two") + direct(b"unfinished")[:9]
+    stream = neighbour.seal(frames) + neighbour.seal(direct(b"bent"))[:-1] + b"?"
+    records = rig.kernels.Records(KEY, OTHER_KEY)
+    if over == "socket":
+        _, theirs = rig.link(records=records)
+        theirs.send(stream)
+    else:
+        conn, _ = rig.channel(records=records)
+        conn.receive_data(stream)
+    rig.turn(2)
+    assert rig.sink.payloads() == [b"one", b"two"]
+    assert rig.sink.of("closed") == [(CONN_A, wire.CLOSE_PROTOCOL_ERROR, "bad_tag at byte 19")]
+    assert rig.counts()["protocol_errors"] == 1
+
+
+def test_control_frames_overtake_what_is_not_sealed_yet(rig: Rig) -> None:
+    conn, out = rig.channel(room=0, records=rig.kernels.Records(KEY, OTHER_KEY))
+    for _ in range(4):
+        send(rig, conn, bytes(100_000))
+    rig.turn()
+    conn.send_control(wire.KIND_PING, bytes(wire.PING_BYTES))
+    out.room = 1 << 30
+    conn.channel_writable()
+    rig.turn()
+    stream = rig.kernels.Records(OTHER_KEY, KEY).open(bytes(out.taken))
+    message = direct(bytes(100_000))
+    # The second one had begun: 128 KiB are sealed at once.
+    assert stream == message * 2 + frame(wire.KIND_PING, bytes(wire.PING_BYTES)) + message * 2
+
+
+@pytest.mark.parametrize("room", [0, 10, 32_787, 32_788, 131_148, 131_149, 262_296, 400_000])
+def test_messages_cut_by_records_are_counted_once_when_the_link_fails(
+    kernels: ModuleType, room: int
+) -> None:
+    with Rig(kernels) as rig:
+        conn, out = rig.channel(room=room, records=kernels.Records(KEY, OTHER_KEY))
+        for _ in range(5):
+            send(rig, conn, bytes(100_000))
+        rig.turn()
+        conn.fail(wire.CLOSE_LOST, "")
+        rig.turn()
+        whole = len(kernels.Records(OTHER_KEY, KEY).open(bytes(out.taken))) // 100_012
+        assert rig.counts().get("dropped_link_closed", 0) == 5 - whole
+
+
 def test_reason_of_a_failure_is_sealed_too(rig: Rig) -> None:
-    conn, out = rig.channel(records=Records(KEY, OTHER_KEY))
+    conn, out = rig.channel(records=rig.kernels.Records(KEY, OTHER_KEY))
     conn.fail(wire.CLOSE_REPLACED, "newer")
     rig.turn()
-    assert Records(OTHER_KEY, KEY).open(bytes(out.taken)) == close_frame(2, "newer")
+    assert rig.kernels.Records(OTHER_KEY, KEY).open(bytes(out.taken)) == close_frame(2, "newer")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from netcore import wire
@@ -59,10 +61,8 @@ READY_RECORD = bytes.fromhex("000004 0a000000 5d615b19f479616b9e4394b37c85efb1")
 READY = bytes.fromhex("0a000000")
 EMPTY_AUTH = bytes.fromhex("09000000")
 
-VECTOR_I = Identity(node_id=0x0A0B0C01, epoch=0x1112131415161718, keys=KeyRing([SECRET]))
-VECTOR_R = Identity(
-    node_id=0x0A0B0C02, epoch=0x2122232425262728, max_frame_bytes=0x8000, keys=KeyRing([SECRET])
-)
+VECTOR_I = identity(0x0A0B0C01, [SECRET], epoch=0x1112131415161718)
+VECTOR_R = replace(identity(0x0A0B0C02, [SECRET], epoch=0x2122232425262728), max_frame_bytes=0x8000)
 
 
 def vector_initiator() -> Initiator:
@@ -229,9 +229,7 @@ def test_handshake_with_a_key_id_that_only_looks_right_fails_at_the_responder() 
     fake = KeyRing([SECRET])
     fake._keys = {ring.first_id: b"\x00" * 32}
     fake.first_id = ring.first_id
-    pair = Pair(
-        initiator(Identity(node_id=1, epoch=1, keys=fake)), responder(identity(2, [OTHER_SECRET]))
-    )
+    pair = Pair(initiator(replace(identity(1), keys=fake)), responder(identity(2, [OTHER_SECRET])))
     pair.run()
     assert isinstance(failed(pair.r).error, AuthenticationError)
     assert isinstance(failed(pair.i).error, AuthenticationError)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -68,17 +69,18 @@ def test_proofs_accept_the_right_one_only() -> None:
     assert not proofs.is_initiator(b"")
 
 
-def test_proofs_at_level_open_are_empty_and_give_no_records() -> None:
+def test_proofs_at_level_open_are_empty_and_give_no_records(kernels: ModuleType) -> None:
     proofs = Proofs(None, b"a", b"b")
     assert proofs.initiator == proofs.responder == b""
     assert proofs.is_initiator(b"")
     assert not proofs.is_initiator(b"x")
-    assert proofs.records(initiator=True) is None
+    assert proofs.records(kernels.Records, initiator=True) is None
 
 
-def test_proofs_records_of_the_two_sides_fit_in_both_directions() -> None:
+def test_proofs_records_of_the_two_sides_fit_in_both_directions(kernels: ModuleType) -> None:
     proofs = Proofs(KEY, b"a", b"b")
-    i, r = proofs.records(initiator=True), proofs.records(initiator=False)
+    i = proofs.records(kernels.Records, initiator=True)
+    r = proofs.records(kernels.Records, initiator=False)
     assert i is not None
     assert r is not None
     assert r.open(i.seal(b"to r")) == b"to r"

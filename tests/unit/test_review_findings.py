@@ -29,7 +29,6 @@ from netcore import (
     wire,
 )
 from netcore._backend import BackendName
-from netcore.records import Records
 from support.sinks import CONN_A, NODE_A, NODE_B, Rig, direct, to_node
 from support.sync_net import SyncNet
 from support.virtual import Spy, cluster_of
@@ -48,7 +47,7 @@ class Service(NetworkBehavior):
 
 def test_messages_sealed_and_not_sent_are_counted_when_the_link_fails(kernels: ModuleType) -> None:
     with Rig(kernels) as rig:
-        conn, channel = rig.channel(room=0, records=Records(bytes(32), bytes(32)))
+        conn, channel = rig.channel(room=0, records=kernels.Records(bytes(32), bytes(32)))
         conn.send_control(wire.KIND_PING, bytes(wire.PING_BYTES))
         rig.switch.send_on(conn, b"routes", 255, 255)  # control traffic: no message
         for _ in range(100):
@@ -66,7 +65,7 @@ def test_messages_sealed_and_not_sent_are_counted_when_the_link_fails(kernels: M
 
 def test_messages_whose_record_left_are_not_counted_as_dropped(kernels: ModuleType) -> None:
     with Rig(kernels) as rig:
-        conn, _ = rig.channel(records=Records(bytes(32), bytes(32)))
+        conn, _ = rig.channel(records=kernels.Records(bytes(32), bytes(32)))
         rig.switch.send_on(conn, b"gone", 1, 2)
         rig.turn()
         conn.fail(wire.CLOSE_LOST, "")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from netcore import _backend, wire
+from netcore._backend import kernels
 from netcore.errors import LocalError
-from netcore.records import Records
 from netcore.route import RouteAction, RouteRule
 from support.sinks import NODE, Channel, Rig, close_frame, fields, frame
 
@@ -93,7 +93,7 @@ class Twin:
     def open_link(self, conn_id: int, node: int, room: int, limit: int, options: Any) -> None:
         options = dict(options)
         if options.pop("sealed", False):
-            options["records"] = Records(KEY, KEY)
+            options["records"] = self.rig.kernels.Records(KEY, KEY)
         conn, channel = self.rig.channel(
             conn_id, node, room=room, start=False, max_frame_bytes=limit, **options
         )
@@ -205,7 +205,7 @@ class Script:
         self.rnd = random.Random(seed)
         self.injected = injected
         self.live: list[int] = []
-        self.sealers: dict[int, Records] = {}
+        self.sealers: dict[int, kernels.Records] = {}
         self.streams: dict[int, bytearray] = {}  # per link: what has not been fed yet
         self.limits: dict[int, int] = {}
         self.next_id = 1
@@ -232,7 +232,7 @@ class Script:
         options: dict[str, Any] = {"owner": f"owner {conn_id}"}
         if rnd.random() < 0.2:
             options["sealed"] = True
-            self.sealers[conn_id] = Records(KEY, KEY)
+            self.sealers[conn_id] = kernels.Records(KEY, KEY)
         if rnd.random() < 0.3:
             options["unsent"] = rnd.randbytes(rnd.choice((1, 46, 512)))
         limit = self.limits[conn_id] = rnd.choice((MAX_FRAME, MAX_FRAME, 4_096, 70_000))

@@ -9,15 +9,16 @@ Facts that this file relies on:
   tag: another length is another body.
 - It authenticates, it does **not** encrypt. Everybody on the way can read along.
 - No byte of a body leaves ``open`` before its tag was verified, and a wrong one breaks the stream
-  for good.
+  for good; what came before it is good all the same.
+- hmac is imported by the first link that needs it: a node without a secret never does.
 """
 
 from __future__ import annotations
 
 from typing import final
 
-from . import wire
-from .errors import FrameError
+from .. import wire
+from ..errors import FrameError
 
 __all__ = ["Records"]
 
@@ -47,7 +48,7 @@ class Records:
             seal_key: 32 bytes for what this side sends.
             open_key: 32 bytes for what the other side sends.
         """
-        from hmac import compare_digest, digest  # not at import: see keys.py
+        from hmac import compare_digest, digest
 
         self._digest = digest
         self._compare = compare_digest
@@ -72,13 +73,10 @@ class Records:
     def open(self, data: bytes | bytearray | memoryview) -> bytes:
         """Return what the records completed by ``data`` hold; the start of another one is kept.
 
-        Raises:
-            FrameError: ``too_big`` or ``bad_body`` on a length that cannot be, ``bad_tag`` on a
-                wrong tag; offsets count from the start of that record. Every later call raises it
-                again.
+        A record that is wrong ends it: nothing behind is opened, and ``error`` says why.
         """
         if self._broken is not None:
-            raise FrameError(*self._broken)
+            return b""
         self._buffer += data
         bodies: list[bytes] = []
         start = 0
@@ -89,9 +87,17 @@ class Records:
         except FrameError as exc:
             self._broken = (exc.reason, exc.offset)
             self._buffer.clear()
-            raise
         del self._buffer[:start]
         return b"".join(bodies)
+
+    @property
+    def error(self) -> FrameError | None:
+        """What is wrong with what came, None while nothing is.
+
+        Its reason is ``too_big`` or ``bad_body`` for a length that cannot be, ``bad_tag`` for a
+        wrong tag. Offsets count from the start of that record.
+        """
+        return None if self._broken is None else FrameError(*self._broken)
 
     @property
     def buffered(self) -> int:
