@@ -12,16 +12,15 @@ is an ``AddressError`` that says at which character; nothing is skipped or guess
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, final
 
 from . import wire
 from .errors import AddressError, LocalError
 from .ids import check_node_id
+from .values import dataclass
 
 __all__ = ["Endpoint", "EndpointKind", "NodeAddr", "is_loopback", "parse_addr"]
 
@@ -39,10 +38,14 @@ _SCOPE: Final = re.compile(r"[A-Za-z0-9._-]{1,15}")  # an interface: IFNAMSIZ is
 
 
 def _canonical_ip4(host: str) -> str:
+    import ipaddress
+
     return str(ipaddress.IPv4Address(host))
 
 
 def _canonical_ip6(host: str) -> str:
+    import ipaddress
+
     address = ipaddress.IPv6Address(host)
     if address.scope_id is not None and not _SCOPE.fullmatch(address.scope_id):
         raise ValueError("bad scope")
@@ -134,6 +137,8 @@ def is_loopback(endpoint: Endpoint) -> bool:
 
     A host name is never taken for loopback: what it resolves to is not ours to know.
     """
+    import ipaddress
+
     if endpoint.kind == "ip4":
         return ipaddress.IPv4Address(endpoint.host).is_loopback
     if endpoint.kind == "ip6":
@@ -187,7 +192,7 @@ class NodeAddr:
 
     def with_node_id(self, node_id: int | None) -> NodeAddr:
         """Return the same endpoints under this node id."""
-        return replace(self, node_id=node_id)
+        return NodeAddr(node_id, self.endpoints)
 
     def __str__(self) -> str:
         prefix = "" if self.node_id is None else f"{self.node_id}@"

@@ -15,7 +15,6 @@ The rules apply to an initiator whose secret was verified:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol, final
 
 from . import wire
@@ -24,6 +23,7 @@ from .errors import AlreadyConnected, OutgoingConnectionError, SelfConnect, TooM
 from .handshake import PeerInfo
 from .ids import NodeId
 from .links import Link, LinkTable
+from .values import dataclass
 
 __all__ = ["Admission", "Attempt"]
 

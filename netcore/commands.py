@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .address import NodeAddr
 from .ids import ConnId, NodeId, ServiceId
 from .route import HandlerRoute
+from .values import dataclass
 
 __all__ = [
     "CloseConn",

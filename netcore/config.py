@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from . import wire
 from .errors import LocalError
 from .ids import check_node_id
+from .values import dataclass, field
 
 __all__ = ["NodeConfig", "Secret"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Protocol, final
 
 from .address import NodeAddr
@@ -11,11 +10,12 @@ from .commands import Connect
 from .errors import BehaviorRejected, OutgoingConnectionError
 from .hooks import HookRunner
 from .ids import ConnId, format_conn
+from .logs import logger_of
 from .registry import BehaviorTable
 
 __all__ = ["DialBook", "Shell"]
 
-logger = logging.getLogger("netcore.plane")
+logger = logger_of("netcore.plane")
 
 
 class Shell(Protocol):

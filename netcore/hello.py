@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, final
 
 from . import wire
@@ -25,6 +24,7 @@ from .errors import (
     UnsupportedProtocol,
 )
 from .keys import KeyRing
+from .values import dataclass, field
 
 if TYPE_CHECKING:
     from ._backend import kernels

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from .errors import ConnectionRejected, NodeClosedError
+from .logs import logger_of
 
 if TYPE_CHECKING:
     from ._backend import kernels
 
 __all__ = ["HookRunner"]
 
-logger = logging.getLogger("netcore.plane")
+logger = logger_of("netcore.plane")
 
 #: Tracebacks logged per second; hook errors beyond are only counted.
 MAX_TRACEBACKS_PER_S: Final = 20

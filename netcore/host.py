@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from random import Random
 from typing import TYPE_CHECKING, final
 
 from .address import Endpoint, NodeAddr
@@ -17,6 +15,7 @@ from .errors import (
 from .handshake import Accepted, Identity
 from .ids import ConnId, make_conn_id
 from .keys import KeyRing
+from .logs import logger_of
 from .stats import LinkStats, NodeStats
 from .transport import (
     Attempt,
@@ -30,12 +29,14 @@ from .transport import (
 )
 
 if TYPE_CHECKING:
+    from random import Random
+
     from ._backend import kernels
     from .plane import Plane
 
 __all__ = ["Host"]
 
-logger = logging.getLogger("netcore.host")
+logger = logger_of("netcore.host")
 
 
 @final

@@ -7,7 +7,6 @@ those still sent; ``on_*_disconnected`` of every behavior. Each exactly once.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
@@ -19,6 +18,7 @@ from .hello import printable
 from .hooks import HookRunner
 from .ids import format_conn
 from .links import Link, LinkTable
+from .logs import logger_of
 from .monitor import LinkMonitor
 from .registry import BehaviorTable
 from .route import Metric
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LinkLife"]
 
-logger = logging.getLogger("netcore.plane")
+logger = logger_of("netcore.plane")
 
 
 @final

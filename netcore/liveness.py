@@ -24,13 +24,15 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from random import Random
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from . import wire
 from .config import NodeConfig
 from .pingpong import encode_ping
+from .values import dataclass, field
+
+if TYPE_CHECKING:
+    from random import Random
 
 __all__ = [
     "Action",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import Random
 from typing import TYPE_CHECKING, Protocol, final
 
 from . import pingpong, wire
@@ -14,6 +13,8 @@ from .liveness import Alive, Dead, Liveness, SendPing, Suspect
 from .stats import ConnectionStats
 
 if TYPE_CHECKING:
+    from random import Random
+
     from ._backend import kernels
 
 __all__ = ["LinkMonitor", "Watcher"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from .transport import MemoryTransport, TcpTransport, Transport, UnixTransport
 from .wiring import clock_us, config_of, make_switch, milliseconds
 
 if TYPE_CHECKING:
+    import random
     import selectors
 
 __all__ = ["Node"]
@@ -83,7 +83,11 @@ class Node:
         self._config = config_of(node, secret, config)
         kernels = _backend.kernels if backend is None else _backend.load(backend)
         self.backend: BackendName = kernels.NAME
-        self._rng = random.SystemRandom() if rng is None else rng
+        if rng is None:
+            from random import SystemRandom
+
+            rng = SystemRandom()
+        self._rng = rng
         self._virtual = clock_ms is not None
         micros = clock_us if clock_ms is None else lambda: clock_ms() * 1_000
         bound = bind_router(router, self._config.node_id, kernels.RouteTable)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from random import Random
 from typing import TYPE_CHECKING, final
 
 from . import wire
@@ -51,6 +50,8 @@ from .registry import BehaviorTable
 from .stats import ConnectionStats
 
 if TYPE_CHECKING:
+    from random import Random
+
     from ._backend import kernels
 
 __all__ = ["Plane"]

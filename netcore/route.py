@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Final, final
 
 from . import wire
 from .errors import LocalError
 from .ids import check_conn_id, check_key, check_node_id, key_of
+from .values import dataclass
 
 __all__ = ["HandlerRoute", "Metric", "RouteAction", "RouteRule", "check_rule"]
 

@@ -7,7 +7,6 @@ A *place* is anything a path can lead to, as one number: the slot of ``layer`` a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol, final
 
@@ -15,6 +14,7 @@ from . import wire
 from .errors import LocalError
 from .ids import check_conn_id, check_node_id
 from .route import Metric, RouteAction, RouteRule
+from .values import dataclass, field
 
 __all__ = [
     "FIRST_SERVICE",

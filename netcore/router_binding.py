@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
 from typing import TYPE_CHECKING, final
 
 from .behavior import NetworkBehavior
 from .errors import LocalError
 from .routing import LayeredRouter, RouterTable
 from .services.router_sync import RouterSyncService
+from .values import dataclass
 
 if TYPE_CHECKING:
+    from random import Random
+
     from ._backend import kernels
 
 __all__ = ["BoundRouter", "bind_router"]

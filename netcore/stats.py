@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
 from typing import Final
+
+from .values import dataclass, field
 
 __all__ = ["DROP_COUNTERS", "SWITCH_COUNTERS", "ConnectionStats", "LinkStats", "NodeStats"]
 
@@ -193,4 +194,4 @@ class NodeStats:
 
     def as_dict(self) -> dict[str, object]:
         """Return the counters as plain data, without the links."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "links"}
+        return {name: getattr(self, name) for name in NodeStats.__annotations__ if name != "links"}

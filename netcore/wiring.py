@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import wire
@@ -34,7 +33,11 @@ def config_of(
         if secret is not None or fields:
             raise LocalError("give settings in the NodeConfig, or with a node id; not both")
         from_env = _secret_from(node.secret)
-        return node if node.secret == from_env else replace(node, secret=from_env)
+        if node.secret == from_env:
+            return node
+        from dataclasses import replace  # costs more than all of netcore
+
+        return replace(node, secret=from_env)
     return NodeConfig(node_id=node, secret=_secret_from(secret), **fields)  # type: ignore[arg-type]
 
 

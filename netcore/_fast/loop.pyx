@@ -45,12 +45,12 @@ from netcore._fast.syscalls cimport (
 )
 from netcore._fast.timers cimport Timer, TimerQueue
 
-import logging
 import os
 import socket
 from collections import deque
 
 from netcore.errors import LocalError, QueueFullError
+from netcore.logs import logger_of
 
 __all__ = ["Loop", "Source", "Timer"]
 
@@ -62,7 +62,7 @@ cdef enum:
     FIRST_SLOTS = 64
 
 cdef uint64_t WAKE = 0xFFFFFFFFFFFFFFFF  # `data` of the wake-up pair; no fd is that large
-cdef object logger = logging.getLogger("netcore.loop")
+cdef object logger = logger_of("netcore.loop")
 
 
 def _log_error(where, error):

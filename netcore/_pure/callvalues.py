@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from netcore.values import dataclass
 from typing import final
 
 from ..errors import CallError

@@ -21,7 +21,6 @@ Facts that this file relies on:
 from __future__ import annotations
 
 import contextlib
-import logging
 import operator
 import os
 import selectors
@@ -33,6 +32,8 @@ from typing import TYPE_CHECKING, Final
 from netcore._pure.timers import Timer, TimerQueue
 from netcore.errors import LocalError, QueueFullError
 
+from ..logs import logger_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Loop", "Source", "Timer"]
 
-_logger = logging.getLogger("netcore.loop")
+_logger = logger_of("netcore.loop")
 
 _FLUSH_PASSES: Final = 64  # two sources that mark each other must not hold the turn for ever
 _LONGEST_WAIT_MS: Final = 86_400_000  # selectors overflow beyond some weeks

@@ -23,16 +23,16 @@ Facts first:
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 from .. import wire
 from ..behavior import ConnectionHandler, NetworkBehavior
 from ..errors import FrameError, LocalError
 from ..ids import format_conn
+from ..logs import logger_of
 from ..route import Metric
 from ..stats import ConnectionStats
+from ..values import dataclass
 from .sync_state import EntrySet, Inbox
 from .sync_wire import (
     Delta,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RouterSyncService", "RouterSyncStats", "is_other_latency"]
 
-logger = logging.getLogger("netcore.router_sync")
+logger = logger_of("netcore.router_sync")
 
 BATCH_MS: Final = 5  # changes of one moment travel together
 #: A place may change this often at once, afterwards once per interval.
@@ -139,7 +139,7 @@ class RouterSyncService(NetworkBehavior):
         self._dirty: set[int] = set()
         # place -> the time at which its burst will be whole again
         self._busy_until_ms: dict[int, int] = {}
-        self._counts = dict.fromkeys(RouterSyncStats.__dataclass_fields__, 0)
+        self._counts = dict.fromkeys(RouterSyncStats.__annotations__, 0)
 
     def stats(self) -> RouterSyncStats:
         """Return the counters."""

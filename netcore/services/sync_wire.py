@@ -28,13 +28,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final, final
 
 from .. import wire
 from ..errors import FrameError
 from ..route import Metric
 from ..router import PLACES
+from ..values import dataclass
 
 __all__ = [
     "Delta",

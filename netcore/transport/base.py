@@ -9,10 +9,10 @@ from __future__ import annotations
 import abc
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, final
 
 from ..errors import DestinationNotFound
+from ..values import dataclass, field
 
 if TYPE_CHECKING:
     from .._backend import kernels

@@ -43,8 +43,10 @@ LAYERS = {
     "netcore.config": 0,
     "netcore.errors": 0,
     "netcore.ids": 0,
+    "netcore.logs": 0,
     "netcore.route": 0,
     "netcore.stats": 0,
+    "netcore.values": 0,
     "netcore.wire": 0,
 }
 
