@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 __all__ = ["Forkable", "forget_fork", "stop_on_signals", "watch_fork"]
-
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -28,12 +27,13 @@ def stop_on_signals(stop: Callable[[], None], wakeup_fd: int) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    import signal  # not before: it makes enumerations of everything that it knows
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
         stop()
 
     old_fd = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
-    old = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

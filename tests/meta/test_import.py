@@ -15,7 +15,12 @@ from support.backends import fast_is_built
 from support.source_tree import FAST, modules
 
 #: Imported by nobody who only wants a node on plain sockets.
-HEAVY = ("asyncio", "concurrent.futures.process", "multiprocessing", "ssl", "unittest")
+HEAVY = (
+    "asyncio", "concurrent.futures.process", "dataclasses", "hashlib", "hmac", "inspect",
+    "ipaddress", "logging", "multiprocessing", "random", "signal", "ssl", "unittest",
+)  # fmt: skip
+#: What a node on tcp needs of these: randomness, and reading its address.
+OF_A_NODE = ("ipaddress", "random")
 
 
 def run_fresh(code: str, pure: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -52,6 +57,20 @@ def test_compiled_kernel_imports_first(name: str) -> None:
 
 def test_import_of_netcore_loads_nothing_heavy(backend: _backend.BackendName) -> None:
     code = f"import sys, netcore; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = run_fresh(code, "1" if backend == "pure" else "0")
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_node_that_listens_on_tcp_loads_nothing_heavy(backend: _backend.BackendName) -> None:
+    code = f"""
+import sys, netcore
+class Service(netcore.NetworkBehavior):
+    service_id = 10
+with netcore.Node(1, [Service()]) as node:
+    node.listen("/ip4/127.0.0.1/tcp/0")
+    node.poll(0)
+    print([m for m in {HEAVY!r} if m in sys.modules and m not in {OF_A_NODE!r}])
+"""
     done = run_fresh(code, "1" if backend == "pure" else "0")
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
