@@ -41,7 +41,10 @@ class _Default:
 class _Plan:
     """What the shared methods know of one class."""
 
-    __slots__ = ("cls", "count", "defaults", "finish", "frozen", "get", "kw_only", "names", "set")
+    __slots__ = (
+        "behind", "cls", "count", "defaults", "finish", "frozen", "get", "kw_only", "names",
+        "plain", "set",
+    )  # fmt: skip
 
     def __init__(self, cls: type, frozen: bool, kw_only: bool) -> None:
         self.cls = cls
@@ -56,6 +59,12 @@ class _Plan:
             name: value if isinstance(value, _Default) else _Default(value)
             for name, value in found.items()
         }
+        self.plain = {n: d.value for n, d in self.defaults.items() if d.factory is None}
+        #: What follows that many arguments, None where something is missing or has to be made.
+        self.behind: list[tuple[Any, ...] | None] = [
+            tuple(self.plain[name] for name in rest) if self.plain.keys() >= set(rest) else None
+            for rest in (self.names[at:] for at in range(max(self.count, 0) + 1))
+        ]
         self.finish = vars(cls).get("__post_init__")
         self.get: Callable[[Any], Any] = attrgetter(*self.names) if self.names else type
         self.set: tuple[Callable[[Any, Any], None], ...] = ()
@@ -107,10 +116,17 @@ class _Fields:
 
 def _methods(plan: _Plan) -> dict[str, Any]:
     """Return the methods of a class."""
+    names, plain, known = plan.names, plan.plain, frozenset(plan.names)
 
     def __init__(self: Any, *args: Any, **given: Any) -> None:
-        values = args if len(args) == plan.count and not given else plan.arguments(args, given)
-        for put, value in zip(plan.set, values, strict=True):
+        values: Any
+        if not args and (found := {**plain, **given}).keys() == known:
+            values = map(found.__getitem__, names)
+        elif given or len(args) > plan.count or (behind := plan.behind[len(args)]) is None:
+            values = plan.arguments(args, given)
+        else:
+            values = args + behind
+        for put, value in zip(plan.set, values):  # noqa: B905 - as many, and strict takes longer
             put(self, value)
         if plan.finish is not None:
             plan.finish(self)

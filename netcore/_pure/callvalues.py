@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from netcore.values import dataclass
 from typing import final
 
 from ..errors import CallError
+from ..values import dataclass
 
 __all__ = ["CallAnswer", "RpcRequest"]
 
