@@ -21,7 +21,6 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
-from random import Random
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, final
 
 from .. import wire

@@ -330,7 +330,7 @@ class SocketTransport(Transport):
     def remote_of(self, address: Address, listening: Endpoint) -> Endpoint:
         """Return what an accepted connection's other end is called."""
 
-    def configure(self, sock: socket.socket) -> None:
+    def configure(self, sock: socket.socket, remote: Endpoint) -> None:
         """Set the options of a connected, or connecting, socket."""
 
     # -- Transport ---------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ class SocketTransport(Transport):
         except OSError as exc:
             return loop.call_at(loop.now_ms, on_result, exc)
         try:
-            self.configure(sock)
+            self.configure(sock, endpoint)
         except OSError as exc:
             self.forget(sock)
             sock.close()
@@ -373,7 +373,7 @@ class SocketTransport(Transport):
     def adopt(self, sock: socket.socket, remote: Endpoint) -> SocketStream:
         """Return the stream of an accepted socket."""
         sock.setblocking(False)
-        self.configure(sock)
+        self.configure(sock, remote)
         self._sockets.add(sock)
         return SocketStream(self, sock, remote)
 

@@ -328,5 +328,24 @@ def test_configure_where_the_system_has_no_low_watermark_sets_the_rest(
 ) -> None:
     monkeypatch.setattr(tcp, "_NOTSENT_LOWAT", None)
     with socket.socket() as sock:
-        TcpTransport().configure(sock)
+        TcpTransport().configure(sock, Endpoint("ip4", "192.0.2.1", 1))
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "fixed"),
+    [
+        ("ip4", "127.0.0.1", True),
+        ("ip4", "127.9.9.9", True),
+        ("ip6", "::1", True),
+        ("ip4", "192.0.2.1", False),
+        ("ip6", "2001:db8::1", False),
+    ],
+)
+def test_configure_sets_the_send_buffer_on_loopback_only(kind: Any, host: str, fixed: bool) -> None:
+    with socket.socket() as sock, socket.socket() as other:
+        TcpTransport().configure(sock, Endpoint(kind, host, 1))
+        size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        default = other.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert (size != default) is fixed
+        assert not fixed or size >= tcp.LOOPBACK_SNDBUF_BYTES
