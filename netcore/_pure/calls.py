@@ -21,7 +21,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, NoReturn, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, final
 
 from .. import wire
 from ..errors import (
@@ -48,6 +48,9 @@ from .envelope import (
 from .loop import Loop, Timer
 from .pending import OnDone, PendingCalls
 from .switch import Payload, Switch, as_payload
+
+if TYPE_CHECKING:
+    from random import Random
 
 __all__ = ["CallDesk", "RpcAnswer"]
 
