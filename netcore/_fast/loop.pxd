@@ -41,6 +41,8 @@ cdef class Loop:
     cdef bint _closed
     cdef bint _woken                # a byte of ours is in the pair
     cdef int _epoll                 # -1 with a selector of the caller's
+    cdef int _timer_fd              # wakes a wait without end; -1 until there is need for it
+    cdef long long _armed_ms        # when it does; -1: it does not
     cdef int _wake_fd               # the writing end; -1 when closed
     cdef int _wake_in_fd
     cdef object _selector
@@ -79,6 +81,7 @@ cdef class Loop:
     cdef int _turn(self, long long timeout_ms) except -1
     cdef int _sleep(self, int timeout_ms) noexcept nogil
     cdef list _wait(self, long long timeout_ms)
+    cdef bint _arm(self) noexcept
     cdef int _wait_epoll(self, int timeout_ms) except -1
     cdef list _wait_selector(self, long long timeout_ms)
     cdef int _serve_ready(self, list ready) except -1

@@ -30,6 +30,9 @@ from netcore._fast.syscalls cimport (
     EPOLLIN,
     EPOLLOUT,
     F_GETFD,
+    TFD_CLOEXEC,
+    TFD_NONBLOCK,
+    TFD_TIMER_ABSTIME,
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
     clock_gettime,
@@ -39,8 +42,12 @@ from netcore._fast.syscalls cimport (
     epoll_event,
     epoll_wait,
     fcntl,
+    itimerspec,
+    read,
     recv,
     send,
+    timerfd_create,
+    timerfd_settime,
     timespec,
 )
 from netcore._fast.timers cimport Timer, TimerQueue
@@ -62,6 +69,7 @@ cdef enum:
     FIRST_SLOTS = 64
 
 cdef uint64_t WAKE = 0xFFFFFFFFFFFFFFFF  # `data` of the wake-up pair; no fd is that large
+cdef uint64_t TIMER = 0xFFFFFFFFFFFFFFFE  # and of the timer's
 cdef object logger = logger_of("netcore.loop")
 
 
@@ -130,7 +138,8 @@ cdef class Loop:
 
     def __cinit__(self):
         self._closed = True  # until __init__ is done
-        self._epoll = self._wake_fd = self._wake_in_fd = -1
+        self._epoll = self._wake_fd = self._wake_in_fd = self._timer_fd = -1
+        self._armed_ms = -1
 
     def __init__(
         self, selector=None, *, clock=None, on_error=None, max_posts=65_536, busy_poll_us=0
@@ -168,6 +177,8 @@ cdef class Loop:
         self._closed = False
 
     def __dealloc__(self):
+        if self._timer_fd >= 0:
+            close(self._timer_fd)
         if self._epoll >= 0:
             close(self._epoll)
         PyMem_Free(self._slots)
@@ -228,7 +239,9 @@ cdef class Loop:
         bits = checked_events(events)
         if source._loop is not None:
             raise ValueError(f"the source is registered already, with fd {source.fd}")
-        if number in self._sources or number in (self._wake_in_fd, self._wake_fd):
+        if number in self._sources or number in (
+            self._wake_in_fd, self._wake_fd, self._timer_fd
+        ):
             raise ValueError(f"fd {number} is registered already")
         if fcntl(number, F_GETFD) < 0:  # before memory is set aside because of a large number
             PyErr_SetFromErrno(OSError)
@@ -431,6 +444,8 @@ cdef class Loop:
         if self._closed:  # by a flush
             return None
         deadline = self._next_deadline()
+        if deadline > 0 and timeout_ms < 0 and self._arm():
+            deadline = -1
         if deadline >= 0 and (timeout_ms < 0 or deadline < timeout_ms):
             timeout_ms = deadline
         timeout_ms = min(timeout_ms, LONGEST_WAIT_MS)
@@ -439,10 +454,42 @@ cdef class Loop:
         self._n_ready = self._wait_epoll(<int>timeout_ms)
         return None
 
+    cdef bint _arm(self) noexcept:
+        """Have the first timer end the coming wait; return whether it will.
+
+        A wait with a timeout programs the clock each time, which costs more than the rest of a
+        turn; here it is done once, and again when another timer is the first.
+        """
+        cdef itimerspec when
+        cdef epoll_event event
+        cdef long long when_ms
+        if self._selector is not None or self._clock is not None:
+            return False
+        when_ms = self._timers.first()._when_ms
+        if 0 <= self._armed_ms <= when_ms:
+            return True
+        if self._timer_fd < 0:
+            self._timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+            event.events = EPOLLIN
+            event.data.u64 = TIMER
+            if epoll_ctl(self._epoll, EPOLL_CTL_ADD, self._timer_fd, &event) < 0:
+                if self._timer_fd >= 0:
+                    close(self._timer_fd)
+                self._timer_fd = -1
+                return False  # too many open files, say
+        memset(&when, 0, sizeof(when))
+        when.it_value.tv_sec = when_ms // 1000
+        when.it_value.tv_nsec = when_ms % 1000 * 1000000
+        if timerfd_settime(self._timer_fd, TFD_TIMER_ABSTIME, &when, NULL) < 0:
+            return False
+        self._armed_ms = when_ms
+        return True
+
     cdef int _wait_epoll(self, int timeout_ms) except -1:
         cdef int i
         cdef int n = 0
         cdef int error = 0
+        cdef uint64_t expired
         PyErr_CheckSignals()
         if self._closed:  # by a signal handler
             return 0
@@ -462,6 +509,9 @@ cdef class Loop:
         for i in range(n):
             if self._ready[i].data.u64 == WAKE:
                 self._drain()
+            elif self._ready[i].data.u64 == TIMER:
+                read(self._timer_fd, &expired, sizeof(expired))
+                self._armed_ms = -1
         return max(n, 0)
 
     cdef int _sleep(self, int timeout_ms) noexcept nogil:
@@ -509,7 +559,7 @@ cdef class Loop:
             return served
         for i in range(self._n_ready):
             data = self._ready[i].data.u64
-            if data != WAKE:
+            if data < TIMER:
                 events = self._ready[i].events
                 # As the stdlib has it: an error or a hang-up is both.
                 mask = (READ if events & ~<uint32_t>EPOLLOUT else 0)
@@ -655,6 +705,8 @@ cdef class Loop:
         self._posts.clear()
         if self._selector is None:
             close(self._epoll)
-        self._epoll = self._wake_fd = self._wake_in_fd = -1
+        if self._timer_fd >= 0:
+            close(self._timer_fd)
+        self._epoll = self._wake_fd = self._wake_in_fd = self._timer_fd = -1
         self._wake_in.close()
         self._wake_out.close()

@@ -6,8 +6,21 @@ from libc.stddef cimport size_t
 cdef extern from "<sys/types.h>" nogil:
     ctypedef long ssize_t
 
+cdef extern from "<time.h>" nogil:
+    ctypedef long time_t
+
+    cdef struct timespec:
+        time_t tv_sec
+        long tv_nsec
+
+    cdef enum:
+        CLOCK_MONOTONIC
+
+    int clock_gettime(int clock, timespec* out)
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    ssize_t read(int fd, void* buffer, size_t size)
 
 cdef extern from "<fcntl.h>" nogil:
     cdef enum:
@@ -37,6 +50,19 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout_ms)
 
+cdef extern from "<sys/timerfd.h>" nogil:
+    cdef enum:
+        TFD_CLOEXEC
+        TFD_NONBLOCK
+        TFD_TIMER_ABSTIME
+
+    cdef struct itimerspec:
+        timespec it_interval
+        timespec it_value
+
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* value, itimerspec* old)
+
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
         void* iov_base
@@ -60,15 +86,3 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void* data, size_t size, int flags)
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
     int shutdown(int fd, int how)
-
-cdef extern from "<time.h>" nogil:
-    ctypedef long time_t
-
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-
-    cdef enum:
-        CLOCK_MONOTONIC
-
-    int clock_gettime(int clock, timespec* out)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from support.hosts import open_fds
+
 
 @pytest.fixture(params=["epoll", "selector"])
 def loop(kernels: ModuleType, request: pytest.FixtureRequest) -> Iterator[Any]:
@@ -133,3 +135,34 @@ def test_simulated_time_does_not_wait_busily(kernels: ModuleType) -> None:
     loop.run()
     assert loop.run_once(0) == 0
     loop.close()
+
+
+def test_timers_of_any_order_end_waits_without_a_timeout(kernels: ModuleType) -> None:
+    loop = kernels.Loop()
+    seen: list[tuple[str, bool]] = []
+    start = loop.now_ms
+
+    def at(name: str, ms: int) -> None:
+        loop.call_at(start + ms, lambda: seen.append((name, loop.now_ms >= start + ms)))
+
+    late = loop.call_at(start + 3, seen.append, ("cancelled", True))
+    at("third", 12)
+    at("second", 8)
+    at("first", 4)
+    late.cancel()
+    loop.call_at(start + 12, at, "a day later", 86_400_000 * 3)
+    while len(seen) < 3:
+        loop.run_once(None)
+    assert seen == [("first", True), ("second", True), ("third", True)]
+    loop.call_at(loop.now_ms + 2, loop.leave)
+    loop.run()
+    loop.close()
+
+
+def test_loop_that_waited_for_timers_gives_its_descriptors_back(kernels: ModuleType) -> None:
+    before = open_fds()
+    loop = kernels.Loop()
+    loop.call_at(loop.now_ms + 1, loop.leave)
+    loop.run()
+    loop.close()
+    assert open_fds() == before
