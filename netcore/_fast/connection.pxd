@@ -50,6 +50,7 @@ cdef enum:
     COUNTERS = 19
 
 cdef enum:
+    READ_CHUNK_BYTES = 131072   # of one read: what it brings is handled while it is in the cache
     WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel
 
 

@@ -544,6 +544,7 @@ cdef class Connection(Source):
         if kept > switch._buffer_bytes - switch.read_budget_bytes:
             return self._feed(NULL, 0)  # whole frames, which an exception left there
         copy_bytes(buffer, self._inbox.tail, kept)
+        budget = min(budget, <size_t>READ_CHUNK_BYTES)
         n = recv(self._sock_fd, buffer + kept, budget, MSG_DONTWAIT)
         if n <= 0:
             return self._receive_nothing(n)
