@@ -126,6 +126,7 @@ class Node:
             self._host,
             loop=self._loop,
             port=kernels.Port,
+            vitals=kernels.Vitals,
             rng=self._rng,
             clock_us=clock_us,
             reserved=bound.services(self._rng),

@@ -20,6 +20,7 @@ from .loop import Loop, Source, Timer
 from .port import Port
 from .switch import Switch
 from .table import RouteTable
+from .vitals import Vitals
 
 __all__ = [
     "NAME",
@@ -32,6 +33,7 @@ __all__ = [
     "Source",
     "Switch",
     "Timer",
+    "Vitals",
     "decode_header",
     "decode_message",
     "encode_frame",

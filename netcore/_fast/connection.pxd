@@ -104,7 +104,6 @@ cdef class Connection(Source):
     cdef readonly uint64_t relay_queue_full
     cdef readonly uint64_t sends_refused
     cdef Hub _switch
-    cdef object _sock
     cdef object _channel
     cdef object _records
     cdef dict _handlers                     # service -> (hook, agent)
@@ -162,6 +161,8 @@ cdef class Connection(Source):
     cdef int _leave_open(self) except -1
     cdef int _end_input(self) except -1
     cdef int _end_output(self) except -1
+    cdef int _shutdown_channel(self) except -1
+    cdef void _close_fd(self) noexcept
     cdef int _lose(self, str text) except -1
     cdef int _protocol_error(self, str text) except -1
     cdef int _fail_now(self) except -1

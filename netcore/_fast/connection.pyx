@@ -73,24 +73,26 @@ from netcore._fast.loop cimport READ, WRITE, Loop, Source
 from netcore._fast.syscalls cimport (
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
+    SHUT_WR,
+    close,
     iovec,
     msghdr,
     recv,
     recvmsg,
     send,
     sendmsg,
+    shutdown,
     ssize_t,
 )
 
 import os
-import socket
 
 from netcore.errors import FrameError, MessageTooBigError, SendQueueFullError
 
 __all__ = ["Connection"]
 
-cdef object SHUT_WR = socket.SHUT_WR
 cdef object strerror = os.strerror
+cdef tuple ENDED = (CLOSE_LOST, "the stream ended")  # the reason, as long as nobody gave one
 
 
 cdef bytes close_body(object code, object text):
@@ -159,6 +161,9 @@ cdef class Hub(Source):
 cdef class Connection(Source):
     """One link: a stream, its two send queues, its unfinished input, its handlers."""
 
+    def __cinit__(self):
+        self._sock_fd = -1
+
     def __init__(
         self,
         Hub switch not None,
@@ -176,14 +181,15 @@ cdef class Connection(Source):
         self.max_frame_bytes = max_frame_bytes
         self.state = OPEN
         self.last_received_ms = self.last_sent_ms = switch.loop._now_ms
-        self._sock = sock
-        self._sock_fd = -1 if sock is None else sock.fileno()
         self._channel = channel
         self._records = records
         self._sealed = self._unsent = b""
-        self._close_reason = (CLOSE_LOST, "the stream ended")
+        self._close_reason = ENDED
+        # Last, as nothing can fail behind it: the descriptor is ours now, the socket object needless.
+        self._sock_fd = -1 if sock is None else sock.detach()
 
     def __dealloc__(self):
+        self._close_fd()
         queue_clear(&self._data, NULL)
         queue_clear(&self._control, NULL)
         inbox_clear(&self._inbox)
@@ -250,8 +256,12 @@ cdef class Connection(Source):
     def abandon(self):
         """Close the stream's descriptor and nothing else: for the child after a fork."""
         self.state = CLOSED
-        if self._sock is not None:
-            self._sock.close()
+        self._close_fd()
+
+    cdef void _close_fd(self) noexcept:
+        if self._sock_fd >= 0:
+            close(self._sock_fd)
+            self._sock_fd = -1
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -771,15 +781,19 @@ cdef class Connection(Source):
         """Everything has left: end our stream, and the link when theirs has ended too."""
         if not self._eof_out:
             self._eof_out = True
-            try:
-                if self._sock is not None:
-                    self._sock.shutdown(SHUT_WR)
-                else:
-                    self._channel.shutdown()
-            except OSError:
-                pass  # the neighbour was faster; its end of stream tells
+            if self._sock_fd >= 0:
+                shutdown(self._sock_fd, SHUT_WR)  # if it fails, the neighbour was faster
+            else:
+                self._shutdown_channel()
         if self._eof_in:
             self._finish(self._close_reason)
+        return 0
+
+    cdef int _shutdown_channel(self) except -1:
+        try:
+            self._channel.shutdown()
+        except OSError:
+            pass  # the neighbour was faster; its end of stream tells
         return 0
 
     cdef int _lose(self, str text) except -1:
@@ -832,11 +846,10 @@ cdef class Connection(Source):
             self._timer.cancel()
             self._timer = None
         self._watch(0)
-        if self._sock is not None:
-            self._sock.close()
+        if self._sock_fd >= 0:
+            self._close_fd()
         else:
             self._channel.close()
-        self._sock_fd = -1
         self._channel = self._records = None  # a channel refers back to its target
         switch.c_forget(self)
         try:
@@ -860,7 +873,7 @@ cdef class Connection(Source):
 
     cdef int _watch(self, int events) except -1:
         cdef Loop loop
-        if self._sock is None or events == self._registered:
+        if self._sock_fd < 0 or events == self._registered:
             return 0
         loop = self._switch.loop
         if events == 0:

@@ -17,6 +17,7 @@ from .loop import Loop, Source, Timer
 from .port import Port
 from .switch import Switch
 from .table import RouteTable
+from .vitals import Vitals
 
 __all__ = [
     "NAME",
@@ -29,6 +30,7 @@ __all__ = [
     "Source",
     "Switch",
     "Timer",
+    "Vitals",
     "decode_header",
     "decode_message",
     "encode_frame",

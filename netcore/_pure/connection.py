@@ -37,6 +37,8 @@ CLOSED: Final = 2
 
 _FRAME = struct.Struct(">I")
 
+_ENDED: Final = (wire.CLOSE_LOST, "the stream ended")  # the reason, as long as nobody gave one
+
 Hook = Callable[..., object]
 
 
@@ -64,6 +66,14 @@ class Channel(Protocol):
 
     def set_target(self, target: Connection) -> None:
         """Tell this object what arrives."""
+
+
+def _take_over(sock: socket.socket) -> socket.socket:
+    """Return a socket with this one's descriptor, which whoever made it can close no more."""
+    family, kind, proto = sock.family, sock.type, sock.proto
+    own = socket.socket(family, kind, proto, fileno=sock.detach())
+    own.setblocking(False)
+    return own
 
 
 @final
@@ -107,7 +117,7 @@ class Connection(Source):
         self.bytes_sent = self.bytes_received = 0
         self.relay_queue_full = self.sends_refused = 0
         self._switch = switch
-        self._sock = sock
+        self._sock = None if sock is None else _take_over(sock)
         self._channel = channel
         self._records = records
         self._handlers: dict[int, tuple[Hook, object]] | None = None
@@ -122,7 +132,7 @@ class Connection(Source):
         self._eof_in = False
         self._eof_out = False
         self._peer_closed = False  # a CLOSE came
-        self._close_reason: tuple[int, str] = (wire.CLOSE_LOST, "the stream ended")
+        self._close_reason: tuple[int, str] = _ENDED
         self._failure: tuple[int, str] | None = None
         self._timer: Timer | None = None
 

@@ -172,7 +172,7 @@ class Switch(Source):
         Args:
             conn_id: Not yet in use here.
             remote_node_id: The neighbour.
-            sock: A connected, non-blocking socket; owned by the link from now on.
+            sock: A connected, non-blocking socket; the link takes its descriptor (``detach``).
             channel: Instead of a socket.
             records: The record layer, at level *auth*.
             max_frame_bytes: The smaller of both ends' values.
