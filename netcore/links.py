@@ -6,8 +6,8 @@ or made when it is needed. The switch knows its connections by id, so nobody els
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, final
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, cast, final
 
 if TYPE_CHECKING:
     from ._backend import kernels
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .behavior import ConnectionHandler
 
 __all__ = ["Link", "LinkTable"]
+
+#: Handler, agent, handler, agent, ...: one object where pairs would be two.
+_Handlers = tuple["ConnectionHandler | ConnectionAgent", ...]
 
 
 @final
@@ -33,7 +36,7 @@ class Link:
         self.conn = conn
         self.vitals = vitals
         self.remote_addr = remote_addr
-        self._handlers: tuple[tuple[ConnectionHandler, ConnectionAgent], ...] = ()
+        self._handlers: _Handlers = ()
 
     @property
     def is_open(self) -> bool:
@@ -41,17 +44,19 @@ class Link:
         return self.conn.state == 0
 
     @property
-    def handlers(self) -> tuple[tuple[ConnectionHandler, ConnectionAgent], ...]:
-        """Its handlers and their agents, ascending service id; none for most services."""
-        return self._handlers
+    def handlers(self) -> Iterable[tuple[ConnectionHandler, ConnectionAgent]]:
+        """Its handlers as they are now, and their agents, ascending service id."""
+        flat = self._handlers
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return cast("Iterable[tuple[ConnectionHandler, ConnectionAgent]]", pairs)
 
     def add_handler(self, handler: ConnectionHandler, agent: ConnectionAgent) -> None:
         """Add one whose service id is higher than those of the others."""
-        self._handlers = (*self._handlers, (handler, agent))
+        self._handlers = (*self._handlers, handler, agent)
 
     def find_handler(self, service_id: int) -> tuple[ConnectionHandler, ConnectionAgent] | None:
         """Return the handler of a service, and its agent."""
-        for target in self._handlers:
+        for target in self.handlers:
             if target[1].service_id == service_id:
                 return target
         return None
@@ -130,11 +135,13 @@ class LinkTable:
         """Remove a link; unknown ones are ignored."""
         node_id = link.conn.remote_node_id
         there = self._by_node.get(node_id)
-        if there is not link and not (isinstance(there, _Group) and there.remove(link)):
-            return
-        if there is link or not there.links:
+        if isinstance(there, _Group):
+            self._count -= there.remove(link)
+            if not there.links:
+                del self._by_node[node_id]
+        elif there is link:
+            self._count -= 1
             del self._by_node[node_id]
-        self._count -= 1
 
     def find(self, conn_id: int) -> Link | None:
         """Return the link with this id."""

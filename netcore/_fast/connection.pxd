@@ -106,7 +106,7 @@ cdef class Connection(Source):
     cdef Hub _switch
     cdef object _channel
     cdef object _records
-    cdef dict _handlers                     # service -> (hook, agent)
+    cdef tuple _handlers                    # service, (hook, agent), service, ...
     cdef uint64_t _handled                  # bit service & 63: perhaps in _handlers
     cdef bytes _sealed                      # the frames in _unsent, when those are records
     cdef bytes _unsent                      # as it goes to the stream: sealed, or of the handshake
@@ -125,6 +125,7 @@ cdef class Connection(Source):
     cdef queue_t _control
     cdef inbox_t _inbox
 
+    cdef object _find_handler(self, uint8_t service)
     cdef bint _is_empty(self) noexcept
     cdef bint _starts_whole(self) noexcept
 

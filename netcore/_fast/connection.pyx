@@ -12,6 +12,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -185,7 +186,8 @@ cdef class Connection(Source):
         self._records = records
         self._sealed = self._unsent = b""
         self._close_reason = ENDED
-        # Last, as nothing can fail behind it: the descriptor is ours now, the socket object needless.
+        self._handlers = ()
+        # Last: nothing may fail once the descriptor is ours.
         self._sock_fd = -1 if sock is None else sock.detach()
 
     def __dealloc__(self):
@@ -208,13 +210,23 @@ cdef class Connection(Source):
 
     def set_handler(self, service_id, hook, agent=None):
         """Deliver messages for a service that arrive here to ``hook(agent, message)``."""
-        if self._handlers is None:
-            self._handlers = {}
+        cdef dict handlers = dict(zip(self._handlers[::2], self._handlers[1::2]))
         if hook is None:
-            self._handlers.pop(service_id, None)
+            handlers.pop(service_id, None)
         else:
-            self._handlers[service_id] = (hook, agent)
+            handlers[service_id] = (hook, agent)
             self._handled |= <uint64_t>1 << (service_id & 63)
+        # Not kept as a dict: that costs more than all the rest of an idle link's handler.
+        self._handlers = tuple([part for item in handlers.items() for part in item])
+
+    cdef object _find_handler(self, uint8_t service):
+        """Return (hook, agent) of the handler of a service, None without one."""
+        cdef Py_ssize_t at
+        cdef tuple handlers = self._handlers
+        for at in range(0, PyTuple_GET_SIZE(handlers), 2):
+            if <uint8_t>handlers[at] == service:
+                return handlers[at + 1]
+        return None
 
     @property
     def queued_bytes(self):
@@ -855,7 +867,7 @@ cdef class Connection(Source):
         try:
             switch._sink.on_closed(self, reason[0], reason[1])
         finally:
-            self._handlers = None
+            self._handlers = ()
             self._handled = 0
             self.owner = None
         return 0

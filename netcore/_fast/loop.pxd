@@ -49,7 +49,8 @@ cdef class Loop:
     cdef object _on_error
     cdef slot_t* _slots             # by fd
     cdef size_t _n_slots
-    cdef dict _sources              # fd -> Source; keeps alive what _slots points to
+    cdef list _sources              # by fd: Source or None; keeps alive what _slots points to
+    cdef Py_ssize_t _n_sources
     cdef list _dirty
     cdef object _posts
     cdef long long _max_posts

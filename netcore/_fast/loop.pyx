@@ -141,7 +141,7 @@ cdef class Loop:
             raise ValueError(f"max_posts must be 1 or more, not {max_posts}")
         self._clock = clock
         self._on_error = on_error if on_error is not None else _log_error
-        self._sources = {}
+        self._sources = []
         self._dirty = []
         self._posts = deque()
         self._timers = TimerQueue()
@@ -222,7 +222,10 @@ cdef class Loop:
         bits = checked_events(events)
         if source._loop is not None:
             raise ValueError(f"the source is registered already, with fd {source.fd}")
-        if number in self._sources or number in (self._wake_in_fd, self._wake_fd):
+        if (
+            (<size_t>number < self._n_slots and self._slots[number].source != NULL)
+            or number in (self._wake_in_fd, self._wake_fd)
+        ):
             raise ValueError(f"fd {number} is registered already")
         if fcntl(number, F_GETFD) < 0:  # before memory is set aside because of a large number
             PyErr_SetFromErrno(OSError)
@@ -230,6 +233,7 @@ cdef class Loop:
         self._slots[number].generation += 1
         self._control(number, 0, bits)
         self._sources[number] = source
+        self._n_sources += 1
         self._slots[number].source = <PyObject*>source
         self._slots[number].events = bits
         source.fd = source._fd = number
@@ -257,7 +261,8 @@ cdef class Loop:
         self._slots[fd].events = 0
         source.fd = source._fd = -1
         source._loop = None
-        del self._sources[fd]
+        self._sources[fd] = None
+        self._n_sources -= 1
         self._control(fd, events, 0)
 
     def make_source(self, on_ready):
@@ -297,6 +302,7 @@ cdef class Loop:
             raise MemoryError
         memset(slots + self._n_slots, 0, (size - self._n_slots) * sizeof(slot_t))
         self._slots = slots
+        self._sources.extend([None] * (size - self._n_slots))
         self._n_slots = size
         return 0
 
@@ -551,7 +557,7 @@ cdef class Loop:
     @property
     def sources(self):
         """Number of registered sources."""
-        return len(self._sources)
+        return self._n_sources
 
     @property
     def timers(self):
@@ -579,8 +585,9 @@ cdef class Loop:
         cdef Source source
         if self._closed:
             return
-        for source in list(self._sources.values()):
-            self.remove(source)
+        for source in list(self._sources):
+            if source is not None:
+                self.remove(source)
         if self._selector is not None:
             self._selector.unregister(self._wake_in)
         self.abandon()
@@ -591,12 +598,13 @@ cdef class Loop:
         if self._closed:
             return
         self._closed = True
-        for source in self._sources.values():
+        for source in filter(None, self._sources):
             self._slots[source._fd].source = NULL
             self._slots[source._fd].events = 0
             source.fd = source._fd = -1
             source._loop = None
-        self._sources.clear()
+        self._sources = [None] * len(self._sources)
+        self._n_sources = 0
         self._timers.clear()
         for source in self._dirty:
             source._dirty = False

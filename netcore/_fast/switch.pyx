@@ -747,7 +747,7 @@ cdef class Switch(Hub):
             self._counts[MESSAGES_DELIVERED] += 1
             return self._call_hook(self._sink.on_call, conn, message)
         if conn is not None and conn._handled >> (service & 63) & 1:
-            target = conn._handlers.get(service)
+            target = conn._find_handler(service)
         if target is None:
             target = self._behaviors[service]
         if (

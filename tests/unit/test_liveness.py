@@ -16,6 +16,7 @@ from netcore._backend import BackendName
 from netcore.config import NodeConfig
 from netcore.liveness import (
     Action,
+    Activity,
     Alive,
     Dead,
     Liveness,
@@ -61,10 +62,11 @@ class ByKey:
             self._live.remove(self._vitals.pop(key))
 
     def srtt_ms(self, key: int) -> float | None:
-        return self.vitals(key).srtt_ms
+        srtt_ms: float | None = self.vitals(key).srtt_ms
+        return srtt_ms
 
     def suspect(self, key: int) -> bool:
-        return self.vitals(key).suspect
+        return bool(self.vitals(key).suspect)
 
     def on_ping(self, key: int, *args: int) -> int | None:
         return self._live.on_ping(self.vitals(key), *args)
@@ -74,6 +76,9 @@ class ByKey:
 
     def probe(self, key: int, now_us: int) -> Probe | None:
         return self._live.probe(self.vitals(key), now_us)
+
+    def poll(self, now_ms: int, now_us: int, activity: Activity) -> list[Action]:
+        return self._live.poll(now_ms, now_us, activity)
 
     def is_answered(self, key: int, number: int) -> bool:
         return self._live.is_answered(self.vitals(key), number)
