@@ -396,9 +396,10 @@ class Responder(_Side):
             raise Refusal(IdentityMismatch(text), tell=True)
         self._check_identity(hello)
         answer = self._answer_to(hello)
-        self._proofs = Proofs(identity.keys.find(answer.key_id), frame, answer.encode())
+        answer_frame = answer.encode()
+        self._proofs = Proofs(identity.keys.find(answer.key_id), frame, answer_frame)
         self.peer = self._peer_info(hello, parallel=bool(hello.flags & wire.HELLO_PARALLEL))
-        self._out += answer.encode()
+        self._out += answer_frame
         self.state = "WAIT_AUTH"
 
     def _answer_to(self, hello: Hello) -> Hello:

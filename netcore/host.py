@@ -127,7 +127,7 @@ class Host:
         conn_id = negotiation.conn_id
         self._incoming.pop(conn_id, None)
         self._dials.pop(conn_id, None)
-        detached = negotiation.stream.detach()
+        detached = negotiation.detach()
         try:
             conn = self.plane.switch.add_connection(
                 conn_id,

@@ -44,9 +44,16 @@ class Link:
         return self.conn.state == 0
 
     @property
+    def has_handlers(self) -> bool:
+        """Whether somebody is there to be told of measurements."""
+        return bool(self._handlers)
+
+    @property
     def handlers(self) -> Iterable[tuple[ConnectionHandler, ConnectionAgent]]:
         """Its handlers as they are now, and their agents, ascending service id."""
         flat = self._handlers
+        if not flat:
+            return ()
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return cast("Iterable[tuple[ConnectionHandler, ConnectionAgent]]", pairs)
 

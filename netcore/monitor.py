@@ -56,7 +56,8 @@ class LinkMonitor:
         self._loop = loop
         self._clock_us = clock_us
         self._watcher = watcher
-        self._liveness = Liveness(config, rng)
+        # Tokens are seen by nobody but the neighbour they are for: no system call for each.
+        self._liveness = Liveness(config, Random(rng.getrandbits(64)))
         self._probes: dict[int, int] = {}
         self._timer: Later | None = None
         self._timer_ms: int | None = None
@@ -117,7 +118,7 @@ class LinkMonitor:
         else:
             token = pingpong.decode_pong(body)
             rtt_ms = self._liveness.on_pong(link.vitals, token, self._clock_us())
-            if rtt_ms is not None:
+            if rtt_ms is not None and link.has_handlers:
                 self._watcher.on_measured(link, self.measure(link))
             self._check_probe(link)
         self._arm()

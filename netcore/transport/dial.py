@@ -63,8 +63,12 @@ def protocol_of(addr: NodeAddr, transports: Sequence[Transport]) -> int | None:
 
 
 def _transport_for(endpoint: Endpoint, transports: Sequence[Transport]) -> Transport | None:
-    kinds = _RESOLVED_KINDS if endpoint.kind == "dns" else frozenset({endpoint.kind})
-    return next((each for each in transports if each.kinds & kinds), None)
+    for transport in transports:
+        if endpoint.kind in transport.kinds:
+            return transport
+        if endpoint.kind == "dns" and transport.kinds & _RESOLVED_KINDS:
+            return transport
+    return None
 
 
 @final
