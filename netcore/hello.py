@@ -80,17 +80,17 @@ class Identity:
         epoch: Random u64, one per Node object.
         max_frame_bytes: The largest frame body that it takes.
         keys: Its secrets; empty at level *open*.
+        level: The one security level that the node offers and accepts.
     """
 
     node_id: int
     epoch: int
     max_frame_bytes: int = wire.DEFAULT_MAX_FRAME_BYTES
     keys: KeyRing = field(default_factory=KeyRing)
+    level: int = field(init=False)
 
-    @property
-    def level(self) -> int:
-        """The one security level that the node offers and accepts."""
-        return wire.LEVEL_AUTH if self.keys else wire.LEVEL_OPEN
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "level", wire.LEVEL_AUTH if self.keys else wire.LEVEL_OPEN)
 
 
 @final

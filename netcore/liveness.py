@@ -172,6 +172,7 @@ class Liveness:
 
     Attributes:
         suspects: How often a link became suspect.
+        interval_ms: This node's own ping interval, as its PINGs say it.
     """
 
     def __init__(self, config: NodeConfig, rng: Random) -> None:
@@ -182,6 +183,8 @@ class Liveness:
         self._dead_ms = config.dead_ms
         self._late_tolerance_ms = config.ping_interval_ms // LATE_SHARE
         self._rng = rng
+        self._count = 0
+        self.interval_ms = min(self._max_interval_ms, self._ping_interval_ms)
         self._links: list[kernels.Vitals | None] = []  # by slot
         self._free: list[int] = []  # slots
         self._heap: list[int] = []
@@ -190,12 +193,11 @@ class Liveness:
         self._polled = (_NEVER_MS, 0)  # (now_ms, now_us) of the last poll
 
     def __len__(self) -> int:
-        return len(self._links) - len(self._free)
+        return self._count
 
-    @property
-    def interval_ms(self) -> int:
-        """This node's own ping interval, as its PINGs say it."""
-        return min(self._max_interval_ms, max(self._ping_interval_ms, len(self)))
+    def _count_one(self, change: int) -> None:
+        self._count += change
+        self.interval_ms = min(self._max_interval_ms, max(self._ping_interval_ms, self._count))
 
     def add(self, link: kernels.Vitals, now_ms: int, handshake_rtt_ms: float | None = None) -> None:
         """Begin to watch a link; the next ``poll`` pings it.
@@ -224,6 +226,7 @@ class Liveness:
         else:
             link.slot = len(self._links)
             self._links.append(link)
+        self._count_one(1)
         self._schedule(link, now_ms)
 
     def remove(self, link: kernels.Vitals) -> None:
@@ -232,6 +235,7 @@ class Liveness:
             self._links[link.slot] = None
             self._free.append(link.slot)
             link.slot = -1
+            self._count_one(-1)
         self._compact()
 
     # -- what arrives ----------------------------------------------------------------------------
@@ -352,11 +356,12 @@ class Liveness:
             link.unheard = not link.unheard
             link.fit_from_us = now_us
         self._judge(link, actions)
-        if turned or _ping_due_ms(link, sent_ms, self._rtt_interval_ms) <= now_ms:
+        ping_due_ms = _ping_due_ms(link, sent_ms, self._rtt_interval_ms)
+        if turned or ping_due_ms <= now_ms:
             actions.append(self._ping(link, now_ms, now_us))
+            ping_due_ms = _ping_due_ms(link, sent_ms, self._rtt_interval_ms)
         left_ms = (dead_limit_ms if link.unheard else limit_ms) - silence_ms
-        due_ms = min(now_ms + left_ms, _ping_due_ms(link, sent_ms, self._rtt_interval_ms))
-        self._schedule(link, max(now_ms + 1, due_ms))
+        self._schedule(link, max(now_ms + 1, min(now_ms + left_ms, ping_due_ms)))
 
     def _silence_ms(self, link: kernels.Vitals, received_ms: int, now_ms: int) -> int:
         """Return for how long the link has been silent, our own lateness subtracted."""
@@ -441,6 +446,6 @@ class Liveness:
         return link if link is not None and link.due_ms == item >> _SLOT_BITS else None
 
     def _compact(self) -> None:
-        if len(self._heap) > 2 * len(self) + _HEAP_SLACK:
+        if len(self._heap) > 2 * self._count + _HEAP_SLACK:
             self._heap = [item for item in self._heap if self._live(item) is not None]
             heapq.heapify(self._heap)

@@ -195,6 +195,18 @@ class SocketStream:
 class _Connecting:
     """A connect under way; the result is reported once, unless it was cancelled."""
 
+    __slots__ = (
+        "_address",
+        "_done",
+        "_loop",
+        "_on_result",
+        "_remote",
+        "_sock",
+        "_source",
+        "_timer",
+        "_transport",
+    )
+
     def __init__(
         self,
         transport: SocketTransport,
