@@ -343,6 +343,8 @@ cdef class Connection(Source):
         """Write until the queues are empty (0) or the stream is full (1)."""
         cdef Py_ssize_t sent
         cdef bytes chunk
+        if self._records is None and self._sock_fd >= 0:
+            return self._write_pieces()
         while True:
             if PyBytes_GET_SIZE(self._unsent) != 0:
                 sent = self._write(self._unsent)
@@ -352,8 +354,6 @@ cdef class Connection(Source):
                 self._sealed = b""
             if self._is_empty():
                 return 0
-            if self._records is None and self._sock_fd >= 0:
-                return self._write_pieces()
             chunk = self._peek()
             if self._records is not None:
                 self._consume(PyBytes_GET_SIZE(chunk))
@@ -369,14 +369,22 @@ cdef class Connection(Source):
         """Do so without copying: several pieces of the queues with one system call."""
         cdef iovec pieces[MAX_PIECES]
         cdef msghdr message
-        cdef size_t total
+        cdef size_t total, words
         cdef ssize_t sent
         cdef int i, count
         memset(&message, 0, sizeof(message))
         message.msg_iov = pieces
-        while not self._is_empty():
-            # The frame that has begun, then control frames, then data.
-            count = queue_gather(&self._data, 0, self._data.left, pieces, MAX_PIECES)
+        while True:
+            # What is left of the handshake, the frame that has begun, control frames, data.
+            words = PyBytes_GET_SIZE(self._unsent)
+            if words == 0 and self._is_empty():
+                return 0
+            pieces[0].iov_base = PyBytes_AS_STRING(self._unsent)
+            pieces[0].iov_len = words
+            count = words != 0
+            count += queue_gather(
+                &self._data, 0, self._data.left, pieces + count, MAX_PIECES - count
+            )
             count += queue_gather(
                 &self._control, 0, self._control.bytes, pieces + count, MAX_PIECES - count
             )
@@ -396,11 +404,13 @@ cdef class Connection(Source):
                 self._check_errno()
                 sent = 0
             self._count_sent(sent)
-            self._consume(sent)
+            if words != 0:
+                words = min(words, <size_t>sent)
+                self._unsent = self._unsent[words:]
+            self._consume(sent - words)
             self._blocked = <size_t>sent < total
             if self._blocked:
                 return 1
-        return 0
 
     cdef size_t c_write_past(self, const uint8_t* frames, size_t n) noexcept:
         """Write frames past the queues when these are empty; return how many bytes have left.
