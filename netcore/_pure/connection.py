@@ -245,6 +245,8 @@ class Connection(Source):
 
     def _write_all(self) -> bool:
         """Write until the queues are empty (False) or the stream is full (True)."""
+        if self._records is None and self._sock is not None:
+            return self._write_plain()
         while True:
             if self._unsent:
                 sent = self._write(self._unsent)
@@ -264,6 +266,21 @@ class Connection(Source):
             self._queue.consume(sent)
             if sent < len(chunk):
                 return True
+
+    def _write_plain(self) -> bool:
+        """Do so on a socket; what is left of the handshake leaves with the first frames."""
+        while self._unsent or self._queue:
+            words = len(self._unsent)
+            chunk = self._queue.peek()
+            if words:
+                chunk = self._unsent + chunk
+            sent = self._write(chunk)
+            words = min(words, sent)
+            self._unsent = self._unsent[words:]
+            self._queue.consume(sent - words)
+            if sent < len(chunk):
+                return True
+        return False
 
     def _write(self, data: bytes) -> int:
         try:
