@@ -179,12 +179,12 @@ class Liveness:
         self.suspects = 0
         self._ping_interval_ms = config.ping_interval_ms
         self._max_interval_ms = config.max_ping_interval_ms
-        self._rtt_interval_ms = config.rtt_interval_ms
+        self._shortest_rtt_interval_ms = config.rtt_interval_ms
         self._dead_ms = config.dead_ms
         self._late_tolerance_ms = config.ping_interval_ms // LATE_SHARE
         self._rng = rng
         self._count = 0
-        self.interval_ms = min(self._max_interval_ms, self._ping_interval_ms)
+        self._count_one(0)
         self._links: list[kernels.Vitals | None] = []  # by slot
         self._free: list[int] = []  # slots
         self._heap: list[int] = []
@@ -197,7 +197,11 @@ class Liveness:
 
     def _count_one(self, change: int) -> None:
         self._count += change
-        self.interval_ms = min(self._max_interval_ms, max(self._ping_interval_ms, self._count))
+        shortest_ms = self._ping_interval_ms
+        self.interval_ms = min(self._max_interval_ms, max(shortest_ms, self._count))
+        # A PONG costs as much as a PING, so they get rarer together.
+        factor = max(1.0, self.interval_ms / shortest_ms)
+        self._rtt_interval_ms = int(self._shortest_rtt_interval_ms * factor)
 
     def add(self, link: kernels.Vitals, now_ms: int, handshake_rtt_ms: float | None = None) -> None:
         """Begin to watch a link; the next ``poll`` pings it.

@@ -110,6 +110,7 @@ cdef class Connection(Source):
     cdef uint64_t _handled                  # bit service & 63: perhaps in _handlers
     cdef bytes _sealed                      # the frames in _unsent, when those are records
     cdef bytes _unsent                      # as it goes to the stream: sealed, or of the handshake
+    cdef size_t _uncounted                  # of those that leave next: of the handshake
     cdef tuple _close_reason
     cdef tuple _failure
     cdef Timer _timer

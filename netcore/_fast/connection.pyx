@@ -461,10 +461,12 @@ cdef class Connection(Source):
         return 0
 
     cdef void _count_sent(self, size_t n) noexcept:
-        self.bytes_sent += n
-        self._switch._counts[BYTES_SENT] += n
+        cdef size_t words = min(n, self._uncounted)
         if n != 0:
             self.last_sent_ms = self._switch.loop._now_ms
+        self._uncounted -= words
+        self.bytes_sent += n - words
+        self._switch._counts[BYTES_SENT] += n - words
 
     cdef bytes _peek(self):
         """Return the bytes to send next, about WRITE_CHUNK_BYTES of them, without removing them."""

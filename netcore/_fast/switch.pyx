@@ -232,6 +232,7 @@ cdef class Switch(Hub):
         limit = self.max_frame_bytes if max_frame_bytes is None else max_frame_bytes
         conn = Connection(self, conn_id, remote_node_id, sock, channel, records, limit)
         conn._unsent = bytes(unsent)
+        conn._uncounted = PyBytes_GET_SIZE(conn._unsent)
         waiting = bytes(rest)
         inbox_append(
             &conn._inbox, <const uint8_t*>PyBytes_AS_STRING(waiting), PyBytes_GET_SIZE(waiting)

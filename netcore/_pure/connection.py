@@ -90,7 +90,7 @@ class Connection(Source):
         last_sent_ms: Loop time at which bytes last left.
         frames_sent: Frames queued.
         frames_received: Frames taken from the stream.
-        bytes_sent: Bytes the stream took.
+        bytes_sent: Bytes the stream took, without those of the handshake.
         bytes_received: Bytes that came.
         relay_queue_full: Frames dropped because this link's queue was full.
         sends_refused: Sends that raised because it was full.
@@ -124,6 +124,7 @@ class Connection(Source):
         self._queue = SendQueue()
         self._sealed = b""  # the frames in _unsent, when those are records
         self._unsent = b""  # bytes as they go to the stream: sealed records, or of the handshake
+        self._uncounted = 0  # of the bytes that leave next: of the handshake
         self._tail = bytearray()  # received, not parsed
         self._need = 0  # bytes the frame at the head of _tail has in all, once known
         self._registered = 0  # events the loop watches
@@ -292,8 +293,10 @@ class Connection(Source):
             return 0
         if not 0 <= sent <= len(data):
             raise ValueError(f"the channel took {sent} of {len(data)} bytes")
-        self.bytes_sent += sent
-        self._switch._counts["bytes_sent"] += sent
+        words = min(sent, self._uncounted)
+        self._uncounted -= words
+        self.bytes_sent += sent - words
+        self._switch._counts["bytes_sent"] += sent - words
         if sent:
             self.last_sent_ms = self._switch.loop.now_ms
         return sent

@@ -192,6 +192,7 @@ class Switch(Source):
         limit = self.max_frame_bytes if max_frame_bytes is None else max_frame_bytes
         conn = Connection(self, conn_id, remote_node_id, sock, channel, records, limit)
         conn._unsent = unsent
+        conn._uncounted = len(unsent)
         conn._tail = bytearray(rest)
         conn.owner = owner
         self._connections[conn_id] = conn

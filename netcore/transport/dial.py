@@ -84,6 +84,7 @@ class Dial:
     """
 
     __slots__ = (
+        "__weakref__",
         "_counted",
         "_deadline_ms",
         "_endpoints",

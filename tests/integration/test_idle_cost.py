@@ -22,7 +22,7 @@ from netcore import (
 )
 from support.nodes import ANY, Nodes, nodes_of
 
-LINKS = 200
+LINKS = 400
 FAST_ONLY = "netcore._fast.switch"
 
 
@@ -106,7 +106,7 @@ def test_idle_link_keeps_no_object_more(
         grown = tracked() - before
         grown.subtract({name: count * LINKS for name, count in expected.items()})
         grown.subtract({"tuple": LINKS * (handler is not None)})
-        # Dozens of cancelled timers, say, may wait for their end; one object per link is 200.
+        # Dozens of cancelled timers, say, may wait for their end; one object per link is 400.
         assert {name: n for name, n in grown.items() if abs(n) > LINKS / 2} == {}
 
 
