@@ -126,6 +126,14 @@ class Endpoint:
         except ValueError as exc:
             raise AddressError(self.host, 0, str(exc)) from None
 
+    @classmethod
+    def of_system(cls, kind: EndpointKind, host: str, port: int) -> Endpoint:
+        """Return an endpoint whose parts the system gave us: canonical, nothing to check."""
+        endpoint = cls.__new__(cls)
+        for name, value in (("kind", kind), ("host", host), ("port", port)):
+            object.__setattr__(endpoint, name, value)
+        return endpoint
+
     def __str__(self) -> str:
         if self.kind in _WITH_PORT:
             return f"/{self.kind}/{self.host}/tcp/{self.port}"

@@ -115,7 +115,7 @@ class Admission:
             return SelfConnect(f"node {node_id} is this node")
         if self._is_full():
             return TooManyConnections(f"this node has {self._max_links} links (max_links)")
-        if node_id is not None and not parallel and self._open_links(node_id):
+        if node_id is not None and not parallel and self._links.is_open_to(node_id):
             return AlreadyConnected(f"node {node_id}; parallel=True makes another link")
         return None
 
@@ -140,10 +140,11 @@ class Admission:
         self._release(attempt.conn_id)
         if attempt.done or peer is None:
             return
-        old = self._open_links(peer.node_id)
-        if old and not (peer.parallel and all(o.peer.epoch == peer.epoch for o in old)):
-            self._hold_for_probe(attempt, peer, old)
-        elif not old and self._links.to_node(peer.node_id):
+        links, node_id = self._links, peer.node_id
+        has_old = links.is_open_to(node_id)
+        if has_old and not (peer.parallel and links.is_same_epoch(node_id, peer.epoch)):
+            self._hold_for_probe(attempt, peer, self._open_links(node_id))
+        elif not has_old and links.leads_to(node_id):
             self._held[attempt.conn_id] = _Held(attempt, peer)  # the old one is on its way out
         elif self._must_wait(peer):
             self._held[attempt.conn_id] = _Held(attempt, peer)
@@ -212,12 +213,12 @@ class Admission:
             link = self._links.find(conn_id)
             if link is not None:
                 link.conn.fail(wire.CLOSE_REPLACED, "another incarnation took over")
-        if not self._links.to_node(held.peer.node_id):
+        if not self._links.leads_to(held.peer.node_id):
             self.decide(held.attempt)
 
     def _refuse_newcomer(self, held: _Held, link: Link) -> None:
         self._release(held.attempt.conn_id)
-        if held.peer.epoch == link.peer.epoch:
+        if held.peer.epoch == link.vitals.epoch:
             self._reject(held.attempt, wire.REJECT_ALREADY_CONNECTED, "")
         else:
             text = f"node id {held.peer.node_id} is in use by another living node"

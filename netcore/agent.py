@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol, final
 
 from .address import NodeAddr, parse_addr
@@ -69,6 +70,8 @@ class _Agent:
     Every send raises ``NoRouteError``, ``SendQueueFullError``, ``MessageTooBigError``,
     ``NodeClosedError``, ``ValueError`` (a number out of range) or ``TypeError`` (not bytes-like).
     """
+
+    __slots__ = ("_host", "_port", "_service_id")
 
     def __init__(self, host: AgentHost, port: kernels.Port, service_id: int) -> None:
         self._host = host
@@ -203,8 +206,8 @@ class BehaviorAgent(_Agent):
         super().__init__(host, port, service_id)
         # The methods above are for readers and editors; what runs are the kernel's own, which
         # spares a Python frame per message.
-        for name in _DIRECT_SENDS:
-            object.__setattr__(self, name, getattr(port, name))
+        for name in _ROUTED_SENDS:
+            setattr(self, name, getattr(port, name))
 
     def send(
         self,
@@ -246,7 +249,7 @@ def _checked(route: HandlerRoute) -> HandlerRoute:
     return route
 
 
-_DIRECT_SENDS = (
+_ROUTED_SENDS = (
     "send",
     "send_to_node",
     "send_to_key",
@@ -263,22 +266,33 @@ class ConnectionAgent(_Agent):
     """What a handler may ask for, on its own link and beyond.
 
     Attributes:
-        conn_id: The own link.
-        remote_node_id: The node at its other end.
-        remote_addr: Where that is, as text.
+        remote_addr: Where the other end of the own link is, as text.
     """
+
+    # One per handler and link, so nothing is kept that the connection knows.
+    __slots__ = ("__weakref__", "_conn", "remote_addr")
 
     def __init__(
         self,
         host: AgentHost,
         port: kernels.Port,
         service_id: int,
-        conn: ConnectionSender,
+        conn: kernels.Connection,
+        remote_addr: str,
     ) -> None:
         super().__init__(host, port, service_id)
-        self.conn_id = conn.conn_id
-        self.remote_node_id = conn.remote_node_id
-        self.remote_addr = conn.remote_addr
+        self._conn = conn
+        self.remote_addr = remote_addr
+
+    @property
+    def conn_id(self) -> ConnId:
+        """The own link."""
+        return ConnId(self._conn.conn_id)
+
+    @property
+    def remote_node_id(self) -> NodeId:
+        """The node at its other end."""
+        return NodeId(self._conn.remote_node_id)
 
     @property
     def is_open(self) -> bool:
@@ -339,12 +353,10 @@ class ConnectionSender:
     """A link, as the connected and disconnected hooks of a behavior get it; equal by ``conn_id``.
 
     Attributes:
-        conn_id: Its id within this node, the one ``connect`` returned.
-        remote_node_id: The node at its other end.
-        remote_addr: Where that is, as text.
+        remote_addr: Where its other end is, as text.
     """
 
-    __slots__ = ("_host", "_port", "conn_id", "remote_addr", "remote_node_id")
+    __slots__ = ("_conn", "_host", "_port", "remote_addr")
 
     def __init__(
         self,
@@ -353,11 +365,20 @@ class ConnectionSender:
         conn: kernels.Connection,
         remote_addr: str,
     ) -> None:
-        self.conn_id = ConnId(conn.conn_id)
-        self.remote_node_id = NodeId(conn.remote_node_id)
         self.remote_addr = remote_addr
+        self._conn = conn
         self._port = port
         self._host = host
+
+    @property
+    def conn_id(self) -> ConnId:
+        """Its id within this node, the one ``connect`` returned."""
+        return ConnId(self._conn.conn_id)
+
+    @property
+    def remote_node_id(self) -> NodeId:
+        """The node at its other end."""
+        return NodeId(self._conn.remote_node_id)
 
     @property
     def is_outgoing(self) -> bool:
@@ -392,3 +413,19 @@ class ConnectionSender:
 
     def __repr__(self) -> str:
         return f"<{format_conn(self.conn_id)} to node {self.remote_node_id}>"
+
+
+def _use_kernel_sends(cls: type, sends: Mapping[str, str]) -> None:
+    """Replace sends of a class by the port's own, as ``BehaviorAgent`` does for each object.
+
+    A property over an ``attrgetter`` runs no Python frame, and costs an object nothing.
+    """
+    for name, method in sends.items():
+        setattr(cls, name, property(attrgetter(f"_port.{method}"), doc=getattr(cls, name).__doc__))
+
+
+_use_kernel_sends(ConnectionSender, {"send": "send_on_link"})
+_use_kernel_sends(
+    ConnectionAgent,
+    {**{name: name for name in _ROUTED_SENDS}, "send_routed": "send", "send": "send_on_link"},
+)

@@ -58,7 +58,7 @@ class EventDesk:
     def to_handler(self, command: ToHandler) -> None:
         """Give an event of the behavior, or of a handler, to a handler of the same service."""
         link = self._find_link(command.route)
-        target = None if link is None else link.handlers.get(command.service_id)
+        target = None if link is None else link.find_handler(command.service_id)
         if target is None:
             self.dropped += 1
             return

@@ -79,23 +79,37 @@ State = Literal[
 ]
 
 _FRAME: Final = struct.Struct(">I")
+_NO_PROOFS: Final = Proofs(None, b"", b"")
 _MAX_RECORD_BODY: Final = wire.FRAME_HEADER_BYTES + wire.MAX_HANDSHAKE_FRAME_BYTES
 
 
 class _Side:
     """What both sides do: cut frames, keep to the limits, end once."""
 
+    __slots__ = (
+        "_in",
+        "_out",
+        "_proofs",
+        "_records",
+        "_taken",
+        "identity",
+        "peer",
+        "result",
+        "state",
+    )
+
     #: The kind of frame that may come in a state; in the others the driver has the word.
     _EXPECTED: ClassVar[dict[State, int]] = {}
 
     def __init__(self, identity: Identity, state: State) -> None:
-        self.identity: Final = identity
+        self.identity = identity
         self.state: State = state
         self.peer: PeerInfo | None = None
         self.result: Accepted | Failed | None = None
-        self._in = bytearray()
-        self._out = bytearray()
+        self._in = b""
+        self._out = b""
         self._taken = 0  # bytes of whole frames
+        self._proofs = _NO_PROOFS  # until both HELLOs are known
         self._records: kernels.Records | None = None
 
     def receive_data(self, data: bytes) -> None:
@@ -123,8 +137,7 @@ class _Side:
 
     def data_to_send(self) -> bytes:
         """Return what must go to the other side now, and forget it."""
-        data = bytes(self._out)
-        self._out.clear()
+        data, self._out = self._out, b""
         return data
 
     def abort(self, error: OutgoingConnectionError) -> None:
@@ -143,7 +156,7 @@ class _Side:
     def _finish(self, result: Accepted | Failed) -> None:
         self.result = result
         self.state = "DONE"
-        self._in.clear()
+        self._in = b""
         self._taken = 0
 
     def _send(self, kind: int, body: bytes) -> None:
@@ -164,11 +177,11 @@ class _Side:
         return None if frame is None else (kind, frame)
 
     def _take(self, size: int) -> bytes | None:
-        if len(self._in) < size:
+        there = self._in
+        if len(there) < size:
             return None
-        taken = bytes(self._in[:size])
-        del self._in[:size]
         self._taken += size
+        self._in, taken = there[size:], there[:size]
         return taken
 
     def _on_frame(self, kind: int, frame: bytes) -> None:
@@ -230,6 +243,8 @@ class Initiator(_Side):
         result: None until DONE.
     """
 
+    __slots__ = ("_expected_node", "_hello", "_parallel")
+
     _EXPECTED: ClassVar[dict[State, int]] = {
         "HELLO_SENT": wire.KIND_HELLO,
         "AUTH_SENT": wire.KIND_AUTH,
@@ -257,7 +272,6 @@ class Initiator(_Side):
         super().__init__(identity, "HELLO_SENT")
         self._expected_node = expected_node
         self._parallel = parallel
-        self._proofs = Proofs(None, b"", b"")
         self._hello = Hello(
             levels=identity.level,
             flags=wire.HELLO_PARALLEL if parallel else 0,
@@ -300,12 +314,12 @@ class Initiator(_Side):
         self.state = "WAIT_READY"
 
     def _on_ready(self) -> None:
-        rest = self._open(bytes(self._in))
+        rest = self._open(self._in)
         self._finish(Accepted(peer=cast(PeerInfo, self.peer), records=self._records, rest=rest))
 
     def _next_frame(self) -> tuple[int, bytes] | None:
         if self._records is None:
-            return super()._next_frame()
+            return _Side._next_frame(self)
         head = wire.RECORD_LENGTH_BYTES
         if len(self._in) < head:
             return None
@@ -344,6 +358,8 @@ class Responder(_Side):
         result: None until DONE.
     """
 
+    __slots__ = ("_link", "_nonce")
+
     _EXPECTED: ClassVar[dict[State, int]] = {
         "WAIT_HELLO": wire.KIND_HELLO,
         "WAIT_AUTH": wire.KIND_AUTH,
@@ -360,7 +376,6 @@ class Responder(_Side):
         super().__init__(identity, "WAIT_HELLO")
         self._nonce = nonce
         self._link = link
-        self._proofs = Proofs(None, b"", b"")
 
     def answer(self) -> None:
         """Prove to the verified initiator that this node knows the secret too."""
@@ -397,9 +412,10 @@ class Responder(_Side):
             raise Refusal(IdentityMismatch(text), tell=True)
         self._check_identity(hello)
         answer = self._answer_to(hello)
-        self._proofs = Proofs(identity.keys.find(answer.key_id), frame, answer.encode())
+        answer_frame = answer.encode()
+        self._proofs = Proofs(identity.keys.find(answer.key_id), frame, answer_frame)
         self.peer = self._peer_info(hello, parallel=bool(hello.flags & wire.HELLO_PARALLEL))
-        self._out += answer.encode()
+        self._out += answer_frame
         self.state = "WAIT_AUTH"
 
     def _answer_to(self, hello: Hello) -> Hello:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from . import wire
 from .errors import (
@@ -98,8 +98,7 @@ class Identity:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerInfo:
+class PeerInfo(NamedTuple):
     """Who is at the other end; believe it once the handshake is past the proofs.
 
     Attributes:
@@ -150,12 +149,9 @@ class Failed:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hello:
+class Hello(NamedTuple):
     """A HELLO frame of version 1."""
 
-    version_min: int = wire.PROTOCOL_VERSION
-    version_max: int = wire.PROTOCOL_VERSION
     levels: int
     flags: int
     node_id: int
@@ -165,6 +161,8 @@ class Hello:
     max_frame_bytes: int
     nonce: bytes
     key_id: bytes
+    version_min: int = wire.PROTOCOL_VERSION
+    version_max: int = wire.PROTOCOL_VERSION
 
     def encode(self) -> bytes:
         """Return the whole frame."""

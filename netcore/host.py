@@ -130,7 +130,7 @@ class Host:
         conn_id = negotiation.conn_id
         self._incoming.pop(conn_id, None)
         self._dials.pop(conn_id, None)
-        detached = negotiation.stream.detach()
+        detached = negotiation.detach()
         try:
             conn = self.plane.switch.add_connection(
                 conn_id,
@@ -255,15 +255,14 @@ class Host:
 
     def link_stats(self) -> tuple[LinkStats, ...]:
         """Return the live links, oldest first."""
-        monitor = self.plane.monitor
         return tuple(
             LinkStats(
                 conn_id=conn.conn_id,
                 remote_node_id=conn.remote_node_id,
                 remote_addr=link.remote_addr,
                 is_outgoing=conn.conn_id & 0xFF == 0,
-                rtt_ms=monitor.rtt_ms(conn.conn_id),
-                suspect=monitor.suspect(conn.conn_id),
+                rtt_ms=link.vitals.srtt_ms,
+                suspect=link.vitals.suspect,
                 closing=not link.is_open,
                 queued_bytes=conn.queued_bytes,
                 frames_sent=conn.frames_sent,

@@ -113,6 +113,8 @@ class Proofs:
 
 
 def _is_equal(proof: bytes, expected: bytes) -> bool:
+    if not expected:
+        return not proof  # level open: nothing to hide, and nothing to import
     from hmac import compare_digest
 
     return compare_digest(proof, expected)

@@ -18,7 +18,7 @@ from .hello import printable
 from .hooks import HookRunner
 from .ids import format_conn
 from .links import Link, LinkTable
-from .logs import logger_of
+from .logs import INFO, logger_of
 from .monitor import LinkMonitor
 from .registry import BehaviorTable
 from .route import Metric
@@ -43,6 +43,7 @@ class LinkLife:
         hooks: Runs user code.
         host: What agents ask.
         make_port: Returns a sender for a service, and a link.
+        make_vitals: Returns the numbers of a link: its conn id, the neighbour's epoch, the time.
         router: Told as well, when it has ``set_direct`` and ``del_direct``.
 
     Attributes:
@@ -58,6 +59,7 @@ class LinkLife:
         hooks: HookRunner,
         host: AgentHost,
         make_port: Callable[[int, kernels.Connection | None], kernels.Port],
+        make_vitals: Callable[[int, int, int], kernels.Vitals],
         router: object,
     ) -> None:
         self._links = links
@@ -66,7 +68,10 @@ class LinkLife:
         self._hooks = hooks
         self._host = host
         self._make_port = make_port
-        self._router = router
+        self._make_vitals = make_vitals
+        # An injected router need not want to know of links.
+        self._set_direct: Callable[..., object] | None = getattr(router, "set_direct", None)
+        self._del_direct: Callable[..., object] | None = getattr(router, "del_direct", None)
         self._ending: set[int] = set()
         self.opened = self.closed = 0
 
@@ -78,20 +83,22 @@ class LinkLife:
         self, conn: kernels.Connection, peer: PeerInfo, remote_addr: str, rtt_ms: float | None
     ) -> None:
         """A handshake is done and its connection made: tell everybody, then start it."""
-        link = Link(conn, peer, remote_addr, self._host.now_ms)
-        conn.owner = link
+        conn_id = conn.conn_id
+        link = Link(conn, self._make_vitals(conn_id, peer.epoch, self._host.now_ms), remote_addr)
         self._links.add(link)
         self.opened += 1
         self._monitor.add(link, rtt_ms)
-        name = format_conn(conn.conn_id)
-        logger.info("%s to node %s (%s) is up", name, peer.node_id, remote_addr)
+        if logger.isEnabledFor(INFO):
+            name = format_conn(conn_id)
+            logger.info("%s to node %s (%s) is up", name, peer.node_id, remote_addr)
         # Before the hooks: what they send to the new neighbour should find its way.
-        latency_ms = wire.UNKNOWN_LATENCY_MS if rtt_ms is None else round(rtt_ms)
-        metric = Metric(latency_ms, (peer.node_id,))
-        self._tell_router("set_direct", conn.conn_id, peer.node_id, metric)
+        if self._set_direct is not None:
+            latency_ms = wire.UNKNOWN_LATENCY_MS if rtt_ms is None else round(rtt_ms)
+            metric = Metric(latency_ms, (peer.node_id,))
+            self._hooks.run(self._set_direct, conn_id, peer.node_id, metric)
         for behavior, agent in self._behaviors:
             self._connect_behavior(link, behavior, agent)
-        for handler, handler_agent in list(link.handlers.values()):
+        for handler, handler_agent in link.handlers:
             self._hooks.run(handler.on_opened, handler_agent)
         conn.start()
 
@@ -112,8 +119,10 @@ class LinkLife:
             self._hooks.on_error(hook, error)
             return
         port = self._make_port(agent.service_id, link.conn)
-        handler_agent = ConnectionAgent(self._host, port, agent.service_id, sender)
-        link.handlers[agent.service_id] = (handler, handler_agent)
+        handler_agent = ConnectionAgent(
+            self._host, port, agent.service_id, link.conn, link.remote_addr
+        )
+        link.add_handler(handler, handler_agent)
         if type(handler).on_event is not ConnectionHandler.on_event:
             link.conn.set_handler(agent.service_id, handler.on_event, handler_agent)
 
@@ -123,26 +132,22 @@ class LinkLife:
 
     def on_closing(self, conn: kernels.Connection) -> None:
         """One end began to close a link: no route may use it any more."""
-        self._tell_router("del_direct", conn.conn_id)
-
-    def _tell_router(self, name: str, *args: object) -> None:
-        """Tell a router that wants to know of links; an injected one need not."""
-        method = getattr(self._router, name, None)
-        if method is not None:
-            self._hooks.run(method, *args)
+        if self._del_direct is not None:
+            self._hooks.run(self._del_direct, conn.conn_id)
 
     def on_closed(self, link: Link, code: int, text: str) -> None:
         """A link is gone: end its handlers; ``tell_disconnected`` is to follow."""
         conn = link.conn
         self.on_closing(conn)
-        name = format_conn(conn.conn_id)
-        why = printable(text) or f"code {code}"
-        logger.info("%s to node %s is down: %s", name, conn.remote_node_id, why)
+        if logger.isEnabledFor(INFO):
+            name = format_conn(conn.conn_id)
+            why = printable(text) or f"code {code}"
+            logger.info("%s to node %s is down: %s", name, conn.remote_node_id, why)
         self._monitor.remove(link)
         self._links.remove(link)
-        for handler, agent in list(link.handlers.values()):
+        for handler, agent in link.handlers:
             self._hooks.run(handler.on_closed, agent)
-        link.handlers.clear()
+        link.drop_handlers()
         self.closed += 1
         self._ending.add(conn.conn_id)
 
@@ -166,5 +171,5 @@ class LinkLife:
 
     def tell_measured(self, link: Link, stats: ConnectionStats) -> None:
         """Give a measurement to every handler of the link."""
-        for handler, agent in list(link.handlers.values()):
+        for handler, agent in link.handlers:
             self._hooks.run(handler.on_event, agent, stats)

@@ -1,11 +1,13 @@
-"""The live links of a node, by conn id and by neighbour."""
+"""The live links of a node, by conn id and by neighbour.
+
+What an idle link costs is decided here: no dict and no object per link that can be shared, derived
+or made when it is needed. The switch knows its connections by id, so nobody else does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, final
-
-from .handshake import PeerInfo
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, cast, final
 
 if TYPE_CHECKING:
     from ._backend import kernels
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "LinkTable"]
 
+#: Handler, agent, handler, agent, ...: one object where pairs would be two.
+_Handlers = tuple["ConnectionHandler | ConnectionAgent", ...]
+
 
 @final
 class Link:
@@ -21,27 +26,83 @@ class Link:
 
     Attributes:
         conn: The kernel's part.
-        peer: What the handshake told.
+        vitals: Its numbers, the neighbour's epoch among them.
         remote_addr: As text, for people.
-        handlers: By service id, ascending; empty for most services.
-        measured: (now_ms, bytes sent, bytes received) at the last measurement.
     """
 
-    __slots__ = ("conn", "handlers", "measured", "peer", "remote_addr")
+    __slots__ = ("_handlers", "conn", "remote_addr", "vitals")
 
-    def __init__(
-        self, conn: kernels.Connection, peer: PeerInfo, remote_addr: str, now_ms: int
-    ) -> None:
+    def __init__(self, conn: kernels.Connection, vitals: kernels.Vitals, remote_addr: str) -> None:
         self.conn = conn
-        self.peer = peer
+        self.vitals = vitals
         self.remote_addr = remote_addr
-        self.handlers: dict[int, tuple[ConnectionHandler, ConnectionAgent]] = {}
-        self.measured = (now_ms, 0, 0)
+        self._handlers: _Handlers = ()
 
     @property
     def is_open(self) -> bool:
         """Whether neither end has begun to close it."""
         return self.conn.state == 0
+
+    @property
+    def has_handlers(self) -> bool:
+        """Whether somebody is there to be told of measurements."""
+        return bool(self._handlers)
+
+    @property
+    def handlers(self) -> Iterable[tuple[ConnectionHandler, ConnectionAgent]]:
+        """Its handlers as they are now, and their agents, ascending service id."""
+        flat = self._handlers
+        if not flat:
+            return ()
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return cast("Iterable[tuple[ConnectionHandler, ConnectionAgent]]", pairs)
+
+    def add_handler(self, handler: ConnectionHandler, agent: ConnectionAgent) -> None:
+        """Add one whose service id is higher than those of the others."""
+        self._handlers = (*self._handlers, handler, agent)
+
+    def find_handler(self, service_id: int) -> tuple[ConnectionHandler, ConnectionAgent] | None:
+        """Return the handler of a service, and its agent."""
+        for target in self.handlers:
+            if target[1].service_id == service_id:
+                return target
+        return None
+
+    def drop_handlers(self) -> None:
+        """Forget the handlers: their link is gone."""
+        self._handlers = ()
+
+
+@final
+class _Group:
+    """Two or more links to one node, oldest first.
+
+    Attributes:
+        links: The links.
+        epoch: The neighbour's, of the first link.
+        strangers: How many links, as far as is known, lead to another incarnation than that.
+    """
+
+    __slots__ = ("epoch", "links", "strangers")
+
+    def __init__(self, first: Link) -> None:
+        self.links = [first]
+        self.epoch = first.vitals.epoch
+        self.strangers = 0
+
+    def add(self, link: Link) -> None:
+        """Add the newest."""
+        self.links.append(link)
+        self.strangers += link.vitals.epoch != self.epoch
+
+    def remove(self, link: Link) -> bool:
+        """Remove a link; return whether it was there."""
+        try:
+            self.links.remove(link)
+        except ValueError:
+            return False
+        self.strangers -= link.vitals.epoch != self.epoch
+        return True
 
 
 @final
@@ -49,35 +110,76 @@ class LinkTable:
     """All links, oldest first."""
 
     def __init__(self) -> None:
-        self._by_conn: dict[int, Link] = {}
-        self._by_node: dict[int, list[Link]] = {}
+        self._switch: kernels.Switch | None = None
+        self._by_node: dict[int, Link | _Group] = {}
+        self._count = 0
+
+    def bind(self, switch: kernels.Switch) -> None:
+        """Use this switch, which has the connections; once, before anything else."""
+        self._switch = switch
 
     def __len__(self) -> int:
-        return len(self._by_conn)
+        return self._count
 
     def __iter__(self) -> Iterator[Link]:
-        return iter(list(self._by_conn.values()))
+        conns = () if self._switch is None else self._switch.connections()
+        return iter([conn.owner for conn in conns if isinstance(conn.owner, Link)])
 
     def add(self, link: Link) -> None:
         """Add a link whose conn id is not there yet."""
-        self._by_conn[link.conn.conn_id] = link
-        self._by_node.setdefault(link.conn.remote_node_id, []).append(link)
+        node_id = link.conn.remote_node_id
+        link.conn.owner = link
+        self._count += 1
+        there = self._by_node.get(node_id)
+        if there is None:
+            self._by_node[node_id] = link
+            return
+        if isinstance(there, Link):
+            there = self._by_node[node_id] = _Group(there)
+        there.add(link)
 
     def remove(self, link: Link) -> None:
         """Remove a link; unknown ones are ignored."""
-        if self._by_conn.pop(link.conn.conn_id, None) is None:
-            return
         node_id = link.conn.remote_node_id
-        rest = [other for other in self._by_node[node_id] if other is not link]
-        if rest:
-            self._by_node[node_id] = rest
-        else:
+        there = self._by_node.get(node_id)
+        if isinstance(there, _Group):
+            self._count -= there.remove(link)
+            if not there.links:
+                del self._by_node[node_id]
+        elif there is link:
+            self._count -= 1
             del self._by_node[node_id]
 
     def find(self, conn_id: int) -> Link | None:
         """Return the link with this id."""
-        return self._by_conn.get(conn_id)
+        conn = None if self._switch is None else self._switch.find_connection(conn_id)
+        owner = None if conn is None else conn.owner
+        return owner if isinstance(owner, Link) else None
 
     def to_node(self, node_id: int) -> list[Link]:
         """Return the links to a node, closing ones included, oldest first."""
-        return list(self._by_node.get(node_id, ()))
+        there = self._by_node.get(node_id)
+        if there is None:
+            return []
+        return [there] if isinstance(there, Link) else list(there.links)
+
+    def leads_to(self, node_id: int) -> bool:
+        """Return whether there is a link to a node, a closing one included."""
+        return node_id in self._by_node
+
+    def is_open_to(self, node_id: int) -> bool:
+        """Return whether there is a link to a node that neither end has begun to close."""
+        there = self._by_node.get(node_id)
+        if there is None:
+            return False
+        if isinstance(there, Link):
+            return there.is_open
+        # From the newest one: nobody has to look at thousands of links to find an open one.
+        return any(link.is_open for link in reversed(there.links))
+
+    def is_same_epoch(self, node_id: int, epoch: int) -> bool:
+        """Return whether all open links to a node lead to this incarnation of it."""
+        there = self._by_node.get(node_id)
+        if isinstance(there, _Group) and not there.strangers:
+            return there.epoch == epoch  # in constant time, however many
+        return all(link.vitals.epoch == epoch for link in self.to_node(node_id) if link.is_open)

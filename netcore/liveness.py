@@ -23,16 +23,19 @@ from __future__ import annotations
 
 import heapq
 import math
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from . import wire
 from .config import NodeConfig
 from .pingpong import encode_ping
-from .values import dataclass, field
+from .values import dataclass
 
 if TYPE_CHECKING:
     from random import Random
+
+    from ._backend import kernels
 
 __all__ = [
     "Action",
@@ -54,8 +57,13 @@ SRTT_GAIN: Final = 1 / 8  # RFC 6298 section 2.3: alpha
 MAX_TOKENS: Final = 4  # unanswered ones per link
 EARLY_SHARE: Final = 0.25  # of an interval, by which a PING may be early
 LATE_SHARE: Final = 4  # lateness up to a 4th of the ping interval is not excused
+_BLOCK: Final = struct.Struct("!64Q")
 #: A heap with this many more items than twice the links is rebuilt (cheap, and rare).
 _HEAP_SLACK: Final = 64
+#: An item of the heap is one int, ``due_ms << _SLOT_BITS | slot``: a tuple would cost three objects
+#: more per link. Config allows 2**20 links.
+_SLOT_BITS: Final = 24
+_SLOT_MASK: Final = (1 << _SLOT_BITS) - 1
 _NEVER_MS: Final = -(1 << 62)  # before any time a clock may show
 
 
@@ -107,261 +115,208 @@ class Probe:
     payload: bytes
 
 
-# -- the state -----------------------------------------------------------------------------------
+# -- the numbers of one link ---------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Token:
-    """A token on its way."""
-
-    number: int
-    token: int
-    sent_us: int
+def _base_limit_ms(link: kernels.Vitals, interval_ms: int) -> int:
+    """Return how long a link may be silent when it uses this interval."""
+    srtt_ms = link.srtt_ms
+    by_rtt = UNKNOWN_RTT_LIMIT_MS if srtt_ms is None else math.ceil(SUSPECT_RTTS * srtt_ms)
+    return max(SUSPECT_INTERVALS * interval_ms, by_rtt)
 
 
-@dataclass(slots=True)
-class _Link:
-    """What is known about one link.
+def _limit_ms(link: kernels.Vitals, now_ms: int) -> int:
+    """Return how long a link may be silent now."""
+    granted_ms = link.granted_ms if now_ms < link.granted_until_ms else 0
+    return _base_limit_ms(link, max(link.interval_ms, granted_ms))
 
-    Attributes:
-        key: Its name outside.
-        received_ms: When a byte had last been received, at the last visit.
-        heard_ms: The same on the clock from which our own lateness is subtracted.
-        excused_ms: The lateness subtracted so far, at the last visit.
-        announced_ms: Our interval, as the last PING said.
-        peer_ms: Theirs, as their last PING said; 0 before it.
-        interval_ms: The larger of the two.
-        granted_ms: A longer interval that the other end may still use ...
-        granted_until_ms: ... until then.
-        srtt_ms: Smoothed round-trip time.
-        is_guess: It comes from the handshake; the first PONG replaces it.
-        early: Share of an interval by which the next PING is early.
-        pinged_ms: When we last sent a PING.
-        token_ms: When the last one had a token.
-        fit_from_us: Tokens sent before this measure something else than the round trip.
-        tokens: Those not answered, the oldest first.
-        numbers: How many tokens were made.
-        answered: Number of the newest token answered.
-        unheard: We have not heard them for too long.
-        flagged: They say that of us.
-        suspect: Either, as told by the last action.
-        due_ms: When it is to be looked at; when it was, for a dead one.
-        ticket: Names the one valid heap item.
-    """
 
-    key: int
-    received_ms: int
-    heard_ms: int
-    excused_ms: int
-    announced_ms: int
-    interval_ms: int
-    srtt_ms: float | None
-    is_guess: bool
-    peer_ms: int = 0
-    granted_ms: int = 0
-    granted_until_ms: int = 0
-    early: float = 0.0
-    pinged_ms: int = _NEVER_MS
-    token_ms: int = _NEVER_MS
-    fit_from_us: int = 0
-    tokens: list[_Token] = field(default_factory=list)
-    numbers: int = 0
-    answered: int = 0
-    unheard: bool = False
-    flagged: bool = False
-    suspect: bool = False
-    due_ms: int = 0
-    ticket: int = 0
+def _update_interval(link: kernels.Vitals, now_ms: int) -> bool:
+    """Take the larger of both announced intervals; return whether it shrank."""
+    before, after = link.interval_ms, max(link.announced_ms, link.peer_ms)
+    link.interval_ms = after
+    if after >= before:
+        return False
+    if now_ms < link.granted_until_ms:
+        before = max(before, link.granted_ms)
+    link.granted_ms = before
+    link.granted_until_ms = now_ms + _base_limit_ms(link, after)
+    return True
 
-    def base_limit_ms(self, interval_ms: int) -> int:
-        """Return how long the link may be silent when it uses this interval."""
-        srtt_ms = self.srtt_ms
-        by_rtt = UNKNOWN_RTT_LIMIT_MS if srtt_ms is None else math.ceil(SUSPECT_RTTS * srtt_ms)
-        return max(SUSPECT_INTERVALS * interval_ms, by_rtt)
 
-    def limit_ms(self, now_ms: int) -> int:
-        """Return how long the link may be silent now."""
-        granted_ms = self.granted_ms if now_ms < self.granted_until_ms else 0
-        return self.base_limit_ms(max(self.interval_ms, granted_ms))
+def _ping_due_ms(link: kernels.Vitals, sent_ms: int, rtt_interval_ms: int) -> int:
+    """Return when a PING is owed: for the silence, or for the measurement."""
+    # What we sent last may be a PING that still waits in a full queue.
+    sent_ms = max(sent_ms, link.pinged_ms)
+    interval_ms = link.interval_ms
+    due_ms = sent_ms + interval_ms - int(interval_ms * link.early)
+    if link.unheard:
+        return due_ms
+    # An idle link has sent a token with an ordinary PING by then; this is for busy ones.
+    return min(due_ms, link.token_ms + rtt_interval_ms + interval_ms)
 
-    def update_interval(self, now_ms: int) -> bool:
-        """Take the larger of both announced intervals; return whether it shrank."""
-        before, after = self.interval_ms, max(self.announced_ms, self.peer_ms)
-        self.interval_ms = after
-        if after >= before:
-            return False
-        if now_ms < self.granted_until_ms:
-            before = max(before, self.granted_ms)
-        self.granted_ms = before
-        self.granted_until_ms = now_ms + self.base_limit_ms(after)
-        return True
 
-    def ping_due_ms(self, sent_ms: int, rtt_interval_ms: int) -> int:
-        """Return when a PING is owed: for the silence, or for the measurement."""
-        # What we sent last may be a PING that still waits in a full queue.
-        sent_ms = max(sent_ms, self.pinged_ms)
-        due_ms = sent_ms + self.interval_ms - int(self.interval_ms * self.early)
-        if self.unheard:
-            return due_ms
-        # An idle link has sent a token with an ordinary PING by then; this is for busy ones.
-        return min(due_ms, self.token_ms + rtt_interval_ms + self.interval_ms)
-
-    def measure(self, rtt_ms: float) -> None:
-        """Take one round trip into the average."""
-        if self.srtt_ms is None or self.is_guess:
-            # What the handshake took measured the start of two processes more than the link.
-            self.srtt_ms = rtt_ms
-            self.is_guess = False
-        else:
-            self.srtt_ms += (rtt_ms - self.srtt_ms) * SRTT_GAIN
+def _measure(link: kernels.Vitals, rtt_ms: float) -> None:
+    """Take one round trip into the average."""
+    srtt_ms = link.srtt_ms
+    if srtt_ms is None or link.is_guess:
+        # What the handshake took measured the start of two processes more than the link.
+        link.srtt_ms = rtt_ms
+        link.is_guess = False
+    else:
+        link.srtt_ms = srtt_ms + (rtt_ms - srtt_ms) * SRTT_GAIN
 
 
 @final
 class Liveness:
-    """The liveness of all links of a node; links are named by an int of the caller's choice.
+    """The liveness of all links of a node; each keeps its numbers in ``Vitals``.
 
     ``now_ms`` and ``now_us`` are the same monotonic clock, or two of the same speed.
 
     Attributes:
         suspects: How often a link became suspect.
+        interval_ms: This node's own ping interval, as its PINGs say it.
     """
 
     def __init__(self, config: NodeConfig, rng: Random) -> None:
         self.suspects = 0
         self._ping_interval_ms = config.ping_interval_ms
         self._max_interval_ms = config.max_ping_interval_ms
-        self._rtt_interval_ms = config.rtt_interval_ms
+        self._shortest_rtt_interval_ms = config.rtt_interval_ms
         self._dead_ms = config.dead_ms
         self._late_tolerance_ms = config.ping_interval_ms // LATE_SHARE
         self._rng = rng
-        self._links: dict[int, _Link] = {}
-        self._heap: list[tuple[int, int, int]] = []  # due, ticket, key
-        self._tickets = 0
+        self._drawn: list[int] = []
+        self._count = 0
+        self._count_one(0)
+        self._links: list[kernels.Vitals | None] = []  # by slot
+        self._free: list[int] = []  # slots
+        self._heap: list[int] = []
         self._excused_ms = 0
         self._fit_from_us = 0
         self._polled = (_NEVER_MS, 0)  # (now_ms, now_us) of the last poll
 
     def __len__(self) -> int:
-        return len(self._links)
+        return self._count
 
-    @property
-    def interval_ms(self) -> int:
-        """This node's own ping interval, as its PINGs say it."""
-        return min(self._max_interval_ms, max(self._ping_interval_ms, len(self._links)))
+    def _count_one(self, change: int) -> None:
+        self._count += change
+        shortest_ms = self._ping_interval_ms
+        self.interval_ms = min(self._max_interval_ms, max(shortest_ms, self._count))
+        # A PONG costs as much as a PING, so they get rarer together.
+        factor = max(1.0, self.interval_ms / shortest_ms)
+        self._rtt_interval_ms = int(self._shortest_rtt_interval_ms * factor)
 
-    def add(self, key: int, now_ms: int, handshake_rtt_ms: float | None = None) -> None:
+    def add(self, link: kernels.Vitals, now_ms: int, handshake_rtt_ms: float | None = None) -> None:
         """Begin to watch a link; the next ``poll`` pings it.
 
         Args:
-            key: Its name.
+            link: New; filled in from here on.
             now_ms: The time; the link counts as heard then.
             handshake_rtt_ms: What the handshake took; stands until the first PONG.
 
         Raises:
             ValueError: The link is watched already.
         """
-        if key in self._links:
-            raise ValueError(f"link {key} is watched already")
+        if link.slot >= 0:
+            raise ValueError(f"link {link.key} is watched already")
         interval_ms = self.interval_ms
-        link = _Link(
-            key=key,
-            received_ms=now_ms,
-            heard_ms=now_ms - self._excused_ms,
-            excused_ms=self._excused_ms,
-            announced_ms=interval_ms,
-            interval_ms=interval_ms,
-            srtt_ms=handshake_rtt_ms,
-            is_guess=handshake_rtt_ms is not None,
-        )
-        self._links[key] = link
+        link.due_ms = _NEVER_MS
+        link.received_ms = now_ms
+        link.heard_ms = now_ms - self._excused_ms
+        link.excused_ms = self._excused_ms
+        link.announced_ms = link.interval_ms = interval_ms
+        link.srtt_ms = handshake_rtt_ms
+        link.is_guess = handshake_rtt_ms is not None
+        if self._free:
+            link.slot = self._free.pop()
+            self._links[link.slot] = link
+        else:
+            link.slot = len(self._links)
+            self._links.append(link)
+        self._count_one(1)
         self._schedule(link, now_ms)
 
-    def remove(self, key: int) -> None:
-        """Watch a link no more; an unknown one is ignored."""
-        self._links.pop(key, None)
+    def remove(self, link: kernels.Vitals) -> None:
+        """Watch a link no more; one that is not watched is ignored."""
+        if link.slot >= 0:
+            self._links[link.slot] = None
+            self._free.append(link.slot)
+            link.slot = -1
+            self._count_one(-1)
         self._compact()
-
-    def srtt_ms(self, key: int) -> float | None:
-        """Return the smoothed round-trip time, None while unknown."""
-        link = self._links.get(key)
-        return None if link is None else link.srtt_ms
-
-    def suspect(self, key: int) -> bool:
-        """Return what the last action for the link said; False for an unknown one."""
-        link = self._links.get(key)
-        return link is not None and link.suspect
 
     # -- what arrives ----------------------------------------------------------------------------
 
     def on_ping(
-        self, key: int, token: int, interval_ms: int, flags: int, now_ms: int
+        self, link: kernels.Vitals, token: int, interval_ms: int, flags: int, now_ms: int
     ) -> int | None:
         """Take a PING in.
 
         Returns:
-            The token to be sent back in a PONG; None: none wanted, or the link is unknown.
+            The token to be sent back in a PONG; None: none wanted, or the link is not watched.
         """
-        link = self._links.get(key)
-        if link is None:
+        if link.slot < 0:
             return None
         flagged = bool(flags & wire.PING_FLAG_SUSPECT)
         link.peer_ms = interval_ms
-        shrank = link.update_interval(now_ms)
+        shrank = _update_interval(link, now_ms)
         if shrank or link.unheard or flagged != link.flagged:
             link.flagged = flagged
             self._hurry(link, now_ms)
         return token or None
 
-    def on_pong(self, key: int, token: int, now_us: int) -> float | None:
+    def on_pong(self, link: kernels.Vitals, token: int, now_us: int) -> float | None:
         """Take a PONG in.
 
         Returns:
             The round trip in ms; None for a token that is not ours, or that is no measurement.
         """
-        link = self._links.get(key)
-        if link is None:
+        if link.slot < 0:
             return None
-        found = next((t for t in link.tokens if t.token == token), None)
-        if found is None or now_us - found.sent_us > self._dead_ms * 1_000:
+        tokens = link.tokens
+        at = next((at for at, sent in enumerate(tokens) if sent[1] == token), -1)
+        if at < 0 or now_us - tokens[at][2] > self._dead_ms * 1_000:
             return None
+        number, _, sent_us = tokens[at]
         # Both directions keep the order, so older ones will not be answered any more.
-        link.tokens = [t for t in link.tokens if t.number > found.number]
-        link.answered = found.number
+        link.tokens = tokens[at + 1 :]
+        link.answered = number
         if link.unheard:
             self._hurry(link, self._estimate_ms(now_us))
         fit_from_us = max(link.fit_from_us, self._fit_from_us)
-        if found.sent_us < fit_from_us or self._is_late(now_us):
+        if sent_us < fit_from_us or self._is_late(now_us):
             return None
-        rtt_ms = max(0, now_us - found.sent_us) / 1_000
-        link.measure(rtt_ms)
+        rtt_ms = max(0, now_us - sent_us) / 1_000
+        _measure(link, rtt_ms)
         return rtt_ms
 
     # -- asking now ------------------------------------------------------------------------------
 
-    def probe(self, key: int, now_us: int) -> Probe | None:
-        """Ask a link whether it lives, outside of the schedule; None for an unknown link.
+    def probe(self, link: kernels.Vitals, now_us: int) -> Probe | None:
+        """Ask a link whether it lives, outside of the schedule; None for one not watched.
 
         Send the PING at once; ``is_answered`` tells.
         """
-        link = self._links.get(key)
-        if link is None:
+        if link.slot < 0:
             return None
         token = self._new_token(link, now_us)
         return Probe(link.numbers, self._encode(link, token))
 
-    def is_answered(self, key: int, number: int) -> bool:
+    def is_answered(self, link: kernels.Vitals, number: int) -> bool:
         """Return whether the probe of this number, or a PING after it, was answered."""
-        link = self._links.get(key)
-        return link is not None and link.answered >= number
+        return link.slot >= 0 and link.answered >= number
 
     # -- the clock -------------------------------------------------------------------------------
 
     def next_deadline_ms(self) -> int | None:
         """Return when ``poll`` is to be called next (not: in how long); None: no link."""
         heap = self._heap
-        while heap and not self._is_live(heap[0]):
+        while heap:
+            if self._live(heap[0]) is not None:
+                return heap[0] >> _SLOT_BITS
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return None
 
     def poll(self, now_ms: int, now_us: int, activity: Activity) -> list[Action]:
         """Look at the links that are due.
@@ -379,15 +334,19 @@ class Liveness:
         """
         self._excuse_lateness(now_ms, now_us)
         actions: list[Action] = []
-        while (due_ms := self.next_deadline_ms()) is not None and due_ms <= now_ms:
-            link = self._links[heapq.heappop(self._heap)[2]]
-            self._visit(link, now_ms, now_us, activity(link.key), actions)
+        heap = self._heap
+        while heap and heap[0] >> _SLOT_BITS <= now_ms:
+            link = self._live(heapq.heappop(heap))
+            if link is not None:
+                link.due_ms = _NEVER_MS
+                self._visit(link, now_ms, now_us, activity(link.key), actions)
+                heap = self._heap  # it may have been rebuilt
         self._polled = (now_ms, now_us)
         return actions
 
     def _visit(
         self,
-        link: _Link,
+        link: kernels.Vitals,
         now_ms: int,
         now_us: int,
         activity: tuple[int, int],
@@ -395,7 +354,7 @@ class Liveness:
     ) -> None:
         received_ms, sent_ms = activity
         silence_ms = self._silence_ms(link, received_ms, now_ms)
-        limit_ms = link.limit_ms(now_ms)
+        limit_ms = _limit_ms(link, now_ms)
         dead_limit_ms = max(self._dead_ms, limit_ms)
         if silence_ms >= dead_limit_ms:
             actions.append(Dead(link.key))
@@ -405,13 +364,14 @@ class Liveness:
             link.unheard = not link.unheard
             link.fit_from_us = now_us
         self._judge(link, actions)
-        if turned or link.ping_due_ms(sent_ms, self._rtt_interval_ms) <= now_ms:
+        ping_due_ms = _ping_due_ms(link, sent_ms, self._rtt_interval_ms)
+        if turned or ping_due_ms <= now_ms:
             actions.append(self._ping(link, now_ms, now_us))
+            ping_due_ms = _ping_due_ms(link, sent_ms, self._rtt_interval_ms)
         left_ms = (dead_limit_ms if link.unheard else limit_ms) - silence_ms
-        due_ms = min(now_ms + left_ms, link.ping_due_ms(sent_ms, self._rtt_interval_ms))
-        self._schedule(link, max(now_ms + 1, due_ms))
+        self._schedule(link, max(now_ms + 1, min(now_ms + left_ms, ping_due_ms)))
 
-    def _silence_ms(self, link: _Link, received_ms: int, now_ms: int) -> int:
+    def _silence_ms(self, link: kernels.Vitals, received_ms: int, now_ms: int) -> int:
         """Return for how long the link has been silent, our own lateness subtracted."""
         here_ms = now_ms - self._excused_ms
         if received_ms > link.received_ms:
@@ -422,7 +382,7 @@ class Liveness:
         link.excused_ms = self._excused_ms
         return here_ms - link.heard_ms
 
-    def _judge(self, link: _Link, actions: list[Action]) -> None:
+    def _judge(self, link: kernels.Vitals, actions: list[Action]) -> None:
         suspect = link.unheard or link.flagged
         if suspect == link.suspect:
             return
@@ -433,26 +393,32 @@ class Liveness:
         else:
             actions.append(Alive(link.key))
 
-    def _ping(self, link: _Link, now_ms: int, now_us: int) -> SendPing:
+    def _ping(self, link: kernels.Vitals, now_ms: int, now_us: int) -> SendPing:
         """Return the next PING, with a token when it is time for one."""
         token = 0
         if not link.unheard and now_ms - link.token_ms >= self._rtt_interval_ms:
             token = self._new_token(link, now_us)
             link.token_ms = now_ms
         link.pinged_ms = now_ms
-        link.early = self._rng.random() * EARLY_SHARE
+        link.early = self._draw() / (1 << 64) * EARLY_SHARE
         payload = self._encode(link, token)
         link.announced_ms = self.interval_ms
-        link.update_interval(now_ms)
+        _update_interval(link, now_ms)
         return SendPing(link.key, payload)
 
-    def _new_token(self, link: _Link, now_us: int) -> int:
-        token = self._rng.randrange(1, 1 << 64)
+    def _draw(self) -> int:
+        """Return 64 random bits, of a block: a system call for each would cost more than a PING."""
+        if not self._drawn:
+            self._drawn = [*_BLOCK.unpack(self._rng.randbytes(_BLOCK.size))]
+        return self._drawn.pop()
+
+    def _new_token(self, link: kernels.Vitals, now_us: int) -> int:
+        token = self._draw() or 1
         link.numbers += 1
-        link.tokens = [*link.tokens[1 - MAX_TOKENS :], _Token(link.numbers, token, now_us)]
+        link.tokens = (*link.tokens[1 - MAX_TOKENS :], (link.numbers, token, now_us))
         return token
 
-    def _encode(self, link: _Link, token: int) -> bytes:
+    def _encode(self, link: kernels.Vitals, token: int) -> bytes:
         return encode_ping(token, self.interval_ms, wire.PING_FLAG_SUSPECT if link.unheard else 0)
 
     # -- our own lateness ------------------------------------------------------------------------
@@ -477,22 +443,23 @@ class Liveness:
 
     # -- the heap --------------------------------------------------------------------------------
 
-    def _hurry(self, link: _Link, now_ms: int) -> None:
+    def _hurry(self, link: kernels.Vitals, now_ms: int) -> None:
         if link.due_ms > now_ms:
             self._schedule(link, now_ms)
 
-    def _schedule(self, link: _Link, due_ms: int) -> None:
-        self._tickets += 1
+    def _schedule(self, link: kernels.Vitals, due_ms: int) -> None:
+        if due_ms == link.due_ms:
+            return  # that item is in the heap
         link.due_ms = due_ms
-        link.ticket = self._tickets
-        heapq.heappush(self._heap, (due_ms, link.ticket, link.key))
+        heapq.heappush(self._heap, due_ms << _SLOT_BITS | link.slot)
         self._compact()
 
-    def _is_live(self, item: tuple[int, int, int]) -> bool:
-        link = self._links.get(item[2])
-        return link is not None and link.ticket == item[1]
+    def _live(self, item: int) -> kernels.Vitals | None:
+        """Return the link that an item is about, None for an outdated item."""
+        link = self._links[item & _SLOT_MASK]
+        return link if link is not None and link.due_ms == item >> _SLOT_BITS else None
 
     def _compact(self) -> None:
-        if len(self._heap) > 2 * len(self._links) + _HEAP_SLACK:
-            self._heap = [item for item in self._heap if self._is_live(item)]
+        if len(self._heap) > 2 * self._count + _HEAP_SLACK:
+            self._heap = [item for item in self._heap if self._live(item) is not None]
             heapq.heapify(self._heap)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from logging import getLogger as logger_of
 
-__all__ = ["logger_of"]
+__all__ = ["INFO", "logger_of"]
+
+INFO = 20  # logging.INFO
 
 
 class _Logger:
@@ -20,6 +22,7 @@ class _Logger:
         import logging
 
         found: object = getattr(logging.getLogger(self._name), attribute)
+        setattr(self, attribute, found)  # the next look-up ends before this method
         return found
 
 

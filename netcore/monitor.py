@@ -69,12 +69,12 @@ class LinkMonitor:
 
     def add(self, link: Link, rtt_ms: float | None) -> None:
         """Begin to watch a link; the first PING goes out in this turn."""
-        self._liveness.add(link.conn.conn_id, self._loop.now_ms, rtt_ms)
+        self._liveness.add(link.vitals, self._loop.now_ms, rtt_ms)
         self._arm()
 
     def remove(self, link: Link) -> None:
         """Watch a link no more."""
-        self._liveness.remove(link.conn.conn_id)
+        self._liveness.remove(link.vitals)
         self._probes.pop(link.conn.conn_id, None)
 
     def close(self) -> None:
@@ -85,17 +85,19 @@ class LinkMonitor:
 
     def rtt_ms(self, conn_id: int) -> float | None:
         """Return the smoothed round-trip time of a link."""
-        return self._liveness.srtt_ms(conn_id)
+        link = self._links.find(conn_id)
+        return None if link is None else link.vitals.srtt_ms
 
     def suspect(self, conn_id: int) -> bool:
         """Return whether a link is suspect."""
-        return self._liveness.suspect(conn_id)
+        link = self._links.find(conn_id)
+        return link is not None and link.vitals.suspect
 
     def probe(self, link: Link) -> None:
         """Ping a link now; ``Watcher.on_link_alive`` follows when it answers."""
         if link.conn.conn_id in self._probes:
             return  # that answer will do: newcomers must not fill the link's queue, or its tokens
-        probe = self._liveness.probe(link.conn.conn_id, self._clock_us())
+        probe = self._liveness.probe(link.vitals, self._clock_us())
         if probe is not None:
             self._probes[link.conn.conn_id] = probe.number
             link.conn.send_control(wire.KIND_PING, probe.payload)
@@ -106,50 +108,49 @@ class LinkMonitor:
         Raises:
             FrameError: It is malformed.
         """
-        conn_id = link.conn.conn_id
         if kind == wire.KIND_PING:
             ping = pingpong.decode_ping(body)
             token = self._liveness.on_ping(
-                conn_id, ping.token, ping.interval_ms, ping.flags, self._loop.now_ms
+                link.vitals, ping.token, ping.interval_ms, ping.flags, self._loop.now_ms
             )
             if token is not None:
                 link.conn.send_control(wire.KIND_PONG, pingpong.encode_pong(token))
         else:
             token = pingpong.decode_pong(body)
-            rtt_ms = self._liveness.on_pong(conn_id, token, self._clock_us())
-            if rtt_ms is not None:
+            rtt_ms = self._liveness.on_pong(link.vitals, token, self._clock_us())
+            if rtt_ms is not None and link.has_handlers:
                 self._watcher.on_measured(link, self.measure(link))
             self._check_probe(link)
         self._arm()
 
     def measure(self, link: Link) -> ConnectionStats:
         """Return what is known about a link now; rates are since the measurement before."""
-        conn = link.conn
+        conn, vitals = link.conn, link.vitals
         now_ms, sent, received = self._loop.now_ms, conn.bytes_sent, conn.bytes_received
-        then_ms, sent_then, received_then = link.measured
-        elapsed = now_ms - then_ms
+        elapsed = now_ms - vitals.measured_ms
         rates: tuple[float | None, float | None] = (None, None)
         if elapsed > 0:
             rates = (
-                (sent - sent_then) * 1000 / elapsed,
-                (received - received_then) * 1000 / elapsed,
+                (sent - vitals.measured_sent) * 1000 / elapsed,
+                (received - vitals.measured_received) * 1000 / elapsed,
             )
-            link.measured = (now_ms, sent, received)
+            vitals.measured_ms = now_ms
+            vitals.measured_sent, vitals.measured_received = sent, received
         return ConnectionStats(
             conn_id=conn.conn_id,
             remote_node_id=conn.remote_node_id,
-            rtt_ms=self._liveness.srtt_ms(conn.conn_id),
+            rtt_ms=vitals.srtt_ms,
             sent_bytes_per_s=rates[0],
             received_bytes_per_s=rates[1],
             queued_bytes=conn.queued_bytes,
-            suspect=self._liveness.suspect(conn.conn_id),
+            suspect=vitals.suspect,
             writable=conn.queued_bytes < self._write_high_bytes,
         )
 
     def _check_probe(self, link: Link) -> None:
         conn_id = link.conn.conn_id
         number = self._probes.get(conn_id)
-        if number is not None and self._liveness.is_answered(conn_id, number):
+        if number is not None and self._liveness.is_answered(link.vitals, number):
             del self._probes[conn_id]
             self._watcher.on_link_alive(link)
 

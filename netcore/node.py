@@ -132,6 +132,7 @@ class Node:
             loop=self._loop,
             port=kernels.Port,
             calls=kernels.CallDesk,
+            vitals=kernels.Vitals,
             rng=self._rng,
             clock_us=clock_us,
             reserved=bound.services(self._rng),

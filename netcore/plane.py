@@ -80,6 +80,7 @@ class Plane:
         loop: kernels.Loop,
         port: Callable[[kernels.Switch, int, kernels.Connection | None], kernels.Port],
         calls: type[kernels.CallDesk],
+        vitals: Callable[[int, int, int], kernels.Vitals],
         rng: Random,
         clock_us: Callable[[], int],
         reserved: Sequence[NetworkBehavior] = (),
@@ -108,6 +109,7 @@ class Plane:
             self._hooks,
             self,
             self._port_for,
+            vitals,
             router,
         )
         self._events = EventDesk(
@@ -126,6 +128,7 @@ class Plane:
     def bind(self, switch: kernels.Switch) -> None:
         """Use this switch, whose sink the plane is; once, before anything else."""
         self._switch = switch
+        self.links.bind(switch)
         self.calls.bind(switch)
         self._behaviors.make_agents(
             lambda service_id: BehaviorAgent(self, self._port_for(service_id, None), service_id)
@@ -465,6 +468,6 @@ class Plane:
             self._hooks.run(behavior.on_tick, agent, now_ms, interval_ms)
             self.drain()
         for link in self.links:
-            for handler, handler_agent in list(link.handlers.values()):
+            for handler, handler_agent in link.handlers:
                 self._hooks.run(handler.on_tick, handler_agent, now_ms, interval_ms)
                 self.drain()

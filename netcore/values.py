@@ -114,6 +114,31 @@ class _Fields:
         return found
 
 
+class _Signature:
+    """``__signature__``, made when somebody inspects the class."""
+
+    __slots__ = ("_plan",)
+
+    def __init__(self, plan: _Plan) -> None:
+        self._plan = plan
+
+    def __get__(self, _: object, owner: type) -> Any:
+        from inspect import Parameter, Signature
+
+        plan = self._plan
+        kind = Parameter.KEYWORD_ONLY if plan.kw_only else Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [
+            Parameter(
+                name,
+                kind,
+                annotation=owner.__annotations__[name],
+                default=plan.defaults[name].make() if name in plan.defaults else Parameter.empty,
+            )
+            for name in plan.names
+        ]
+        return Signature(parameters, return_annotation=None)
+
+
 def _methods(plan: _Plan) -> dict[str, Any]:
     """Return the methods of a class."""
     names, plain, known = plan.names, plan.plain, frozenset(plan.names)
@@ -199,6 +224,7 @@ if not TYPE_CHECKING:
             body["__match_args__"] = () if kw_only else plan.names
             body["__qualname__"] = cls.__qualname__
             body["__dataclass_fields__"] = _Fields(plan)
+            body["__signature__"] = _Signature(plan)
             plan.cls = made = type(cls.__name__, (), body)
             plan.set = tuple(vars(made)[name].__set__ for name in plan.names)
             return made

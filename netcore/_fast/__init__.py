@@ -23,6 +23,7 @@ from .port import Port
 from .records import Records
 from .switch import Switch
 from .table import RouteTable
+from .vitals import Vitals
 
 __all__ = [
     "NAME",
@@ -40,6 +41,7 @@ __all__ = [
     "Source",
     "Switch",
     "Timer",
+    "Vitals",
     "decode_header",
     "decode_message",
     "encode_frame",

@@ -49,7 +49,7 @@ cdef enum:
 
 cdef enum:
     CHUNK_BYTES = 65536             # a turn of a busy link fills a few; one fits into L2
-    SMALL_CHUNK_BYTES = 4096        # the first one of a queue: most links queue a PING and no more
+    SMALL_CHUNK_BYTES = 448         # the first of a queue, for one PING; pymalloc takes up to 512
     POOL_CHUNKS = 64                # kept for reuse, of either size
     BY_REFERENCE_BYTES = 16384      # payloads from here on are not copied into a chunk
     MAX_PIECES = 64                 # handed to one sendmsg

@@ -104,12 +104,12 @@ cdef class Connection(Source):
     cdef readonly uint64_t relay_queue_full
     cdef readonly uint64_t sends_refused
     cdef Hub _switch
-    cdef object _sock
     cdef object _channel
     cdef Records _records                   # None at level open
-    cdef dict _handlers                     # service -> (hook, agent)
+    cdef tuple _handlers                    # service, (hook, agent), service, ...
     cdef uint64_t _handled                  # bit service & 63: perhaps in _handlers
     cdef bytes _unsent                      # of the handshake, and first of all
+    cdef size_t _uncounted                  # of those that leave next: of the handshake
     cdef tuple _close_reason
     cdef tuple _failure
     cdef Timer _timer
@@ -125,6 +125,7 @@ cdef class Connection(Source):
     cdef queue_t _control
     cdef inbox_t _inbox
 
+    cdef object _find_handler(self, uint8_t service)
     cdef bint _is_empty(self) noexcept
     cdef bint _starts_whole(self) noexcept
 
@@ -165,6 +166,8 @@ cdef class Connection(Source):
     cdef int _leave_open(self) except -1
     cdef int _end_input(self) except -1
     cdef int _end_output(self) except -1
+    cdef int _shutdown_channel(self) except -1
+    cdef void _close_fd(self) noexcept
     cdef int _lose(self, str text) except -1
     cdef int _protocol_error(self, str text) except -1
     cdef int _fail_now(self) except -1

@@ -12,6 +12,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -77,24 +78,26 @@ from netcore._fast.records cimport (
 from netcore._fast.syscalls cimport (
     MSG_DONTWAIT,
     MSG_NOSIGNAL,
+    SHUT_WR,
+    close,
     iovec,
     msghdr,
     recv,
     recvmsg,
     send,
     sendmsg,
+    shutdown,
     ssize_t,
 )
 
 import os
-import socket
 
 from netcore.errors import FrameError, MessageTooBigError, SendQueueFullError
 
 __all__ = ["Connection"]
 
-cdef object SHUT_WR = socket.SHUT_WR
 cdef object strerror = os.strerror
+cdef tuple ENDED = (CLOSE_LOST, "the stream ended")  # the reason, as long as nobody gave one
 
 
 cdef bytes close_body(object code, object text):
@@ -147,6 +150,9 @@ cdef class Hub(Source):
 cdef class Connection(Source):
     """One link: a stream, its two send queues, its unfinished input, its handlers."""
 
+    def __cinit__(self):
+        self._sock_fd = -1
+
     def __init__(
         self,
         Hub switch not None,
@@ -164,14 +170,16 @@ cdef class Connection(Source):
         self.max_frame_bytes = max_frame_bytes
         self.state = OPEN
         self.last_received_ms = self.last_sent_ms = switch.loop._now_ms
-        self._sock = sock
-        self._sock_fd = -1 if sock is None else sock.fileno()
         self._channel = channel
         self._records = records
         self._unsent = b""
-        self._close_reason = (CLOSE_LOST, "the stream ended")
+        self._close_reason = ENDED
+        self._handlers = ()
+        # Last: nothing may fail once the descriptor is ours.
+        self._sock_fd = -1 if sock is None else sock.detach()
 
     def __dealloc__(self):
+        self._close_fd()
         queue_clear(&self._data, NULL)
         queue_clear(&self._control, NULL)
         inbox_clear(&self._inbox)
@@ -190,13 +198,23 @@ cdef class Connection(Source):
 
     def set_handler(self, service_id, hook, agent=None):
         """Deliver messages for a service that arrive here to ``hook(agent, message)``."""
-        if self._handlers is None:
-            self._handlers = {}
+        cdef dict handlers = dict(zip(self._handlers[::2], self._handlers[1::2]))
         if hook is None:
-            self._handlers.pop(service_id, None)
+            handlers.pop(service_id, None)
         else:
-            self._handlers[service_id] = (hook, agent)
+            handlers[service_id] = (hook, agent)
             self._handled |= <uint64_t>1 << (service_id & 63)
+        # Not kept as a dict: that costs more than all the rest of an idle link's handler.
+        self._handlers = tuple([part for item in handlers.items() for part in item])
+
+    cdef object _find_handler(self, uint8_t service):
+        """Return (hook, agent) of the handler of a service, None without one."""
+        cdef Py_ssize_t at
+        cdef tuple handlers = self._handlers
+        for at in range(0, PyTuple_GET_SIZE(handlers), 2):
+            if <uint8_t>handlers[at] == service:
+                return handlers[at + 1]
+        return None
 
     @property
     def queued_bytes(self):
@@ -238,8 +256,12 @@ cdef class Connection(Source):
     def abandon(self):
         """Close the stream's descriptor and nothing else: for the child after a fork."""
         self.state = CLOSED
-        if self._sock is not None:
-            self._sock.close()
+        self._close_fd()
+
+    cdef void _close_fd(self) noexcept:
+        if self._sock_fd >= 0:
+            close(self._sock_fd)
+            self._sock_fd = -1
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -309,6 +331,8 @@ cdef class Connection(Source):
         """Write until the queues are empty (0) or the stream is full (1)."""
         cdef Py_ssize_t sent
         cdef bytes chunk
+        if self._records is None and self._sock_fd >= 0:
+            return self._write_pieces()
         while True:
             if PyBytes_GET_SIZE(self._unsent) != 0:
                 sent = self._write(self._unsent)
@@ -319,8 +343,6 @@ cdef class Connection(Source):
                 return self._write_records()
             if self._is_empty():
                 return 0
-            if self._sock_fd >= 0:
-                return self._write_pieces()
             chunk = self._peek()
             sent = self._write(chunk)
             self._consume(sent)
@@ -377,14 +399,22 @@ cdef class Connection(Source):
         """Do so without copying: several pieces of the queues with one system call."""
         cdef iovec pieces[MAX_PIECES]
         cdef msghdr message
-        cdef size_t total
+        cdef size_t total, words
         cdef ssize_t sent
         cdef int i, count
         memset(&message, 0, sizeof(message))
         message.msg_iov = pieces
-        while not self._is_empty():
-            # The frame that has begun, then control frames, then data.
-            count = queue_gather(&self._data, 0, self._data.left, pieces, MAX_PIECES)
+        while True:
+            # What is left of the handshake, the frame that has begun, control frames, data.
+            words = PyBytes_GET_SIZE(self._unsent)
+            if words == 0 and self._is_empty():
+                return 0
+            pieces[0].iov_base = PyBytes_AS_STRING(self._unsent)
+            pieces[0].iov_len = words
+            count = words != 0
+            count += queue_gather(
+                &self._data, 0, self._data.left, pieces + count, MAX_PIECES - count
+            )
             count += queue_gather(
                 &self._control, 0, self._control.bytes, pieces + count, MAX_PIECES - count
             )
@@ -407,11 +437,13 @@ cdef class Connection(Source):
                 self._check_errno()
                 sent = 0
             self._count_sent(sent)
-            self._consume(sent)
+            if words != 0:
+                words = min(words, <size_t>sent)
+                self._unsent = self._unsent[words:]
+            self._consume(sent - words)
             self._blocked = <size_t>sent < total
             if self._blocked:
                 return 1
-        return 0
 
     cdef size_t c_write_past(self, const uint8_t* frames, size_t n) noexcept:
         """Write frames past the queues when these are empty; return how many bytes have left.
@@ -471,10 +503,12 @@ cdef class Connection(Source):
         return 0
 
     cdef void _count_sent(self, size_t n) noexcept:
-        self.bytes_sent += n
-        self._switch._counts[BYTES_SENT] += n
+        cdef size_t words = min(n, self._uncounted)
         if n != 0:
             self.last_sent_ms = self._switch.loop._now_ms
+        self._uncounted -= words
+        self.bytes_sent += n - words
+        self._switch._counts[BYTES_SENT] += n - words
 
     cdef bytes _peek(self):
         """Return the bytes to send next, about WRITE_CHUNK_BYTES of them, without removing them."""
@@ -834,15 +868,19 @@ cdef class Connection(Source):
         """Everything has left: end our stream, and the link when theirs has ended too."""
         if not self._eof_out:
             self._eof_out = True
-            try:
-                if self._sock is not None:
-                    self._sock.shutdown(SHUT_WR)
-                else:
-                    self._channel.shutdown()
-            except OSError:
-                pass  # the neighbour was faster; its end of stream tells
+            if self._sock_fd >= 0:
+                shutdown(self._sock_fd, SHUT_WR)  # if it fails, the neighbour was faster
+            else:
+                self._shutdown_channel()
         if self._eof_in:
             self._finish(self._close_reason)
+        return 0
+
+    cdef int _shutdown_channel(self) except -1:
+        try:
+            self._channel.shutdown()
+        except OSError:
+            pass  # the neighbour was faster; its end of stream tells
         return 0
 
     cdef int _lose(self, str text) except -1:
@@ -899,24 +937,23 @@ cdef class Connection(Source):
             self._timer.cancel()
             self._timer = None
         self._watch(0)
-        if self._sock is not None:
-            self._sock.close()
+        if self._sock_fd >= 0:
+            self._close_fd()
         else:
             self._channel.close()
-        self._sock_fd = -1
         self._channel = self._records = None  # a channel refers back to its target
         switch.c_forget(self)
         try:
             switch._sink.on_closed(self, reason[0], reason[1])
         finally:
-            self._handlers = None
+            self._handlers = ()
             self._handled = 0
             self.owner = None
         return 0
 
     cdef int _watch(self, int events) except -1:
         cdef Loop loop
-        if self._sock is None or events == self._registered:
+        if self._sock_fd < 0 or events == self._registered:
             return 0
         loop = self._switch.loop
         if events == 0:

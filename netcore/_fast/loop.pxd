@@ -46,7 +46,6 @@ cdef class Loop:
     cdef int _wake_fd               # the writing end; -1 when closed
     cdef int _wake_in_fd
     cdef object _selector
-    cdef object _select             # waits on the selector
     cdef object _wake_in
     cdef object _wake_out
     cdef object _clock              # None: CLOCK_MONOTONIC
@@ -54,7 +53,8 @@ cdef class Loop:
     cdef long long _busy_poll_us
     cdef slot_t* _slots             # by fd
     cdef size_t _n_slots
-    cdef dict _sources              # fd -> Source; keeps alive what _slots points to
+    cdef list _sources              # by fd: Source or None; keeps alive what _slots points to
+    cdef Py_ssize_t _n_sources
     cdef list _dirty
     cdef object _posts
     cdef long long _max_posts
@@ -83,6 +83,7 @@ cdef class Loop:
     cdef list _wait(self, long long timeout_ms)
     cdef bint _arm(self) noexcept
     cdef int _wait_epoll(self, int timeout_ms) except -1
+    cdef list _select(self, long long timeout_ms)
     cdef list _wait_selector(self, long long timeout_ms)
     cdef int _serve_ready(self, list ready) except -1
     cdef int _serve(self, uint32_t fd, uint32_t generation, int mask) except -1

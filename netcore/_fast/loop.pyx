@@ -153,7 +153,7 @@ cdef class Loop:
         self._busy_poll_us = 0 if clock is not None else to_int64(busy_poll_us)
         self._clock = clock
         self._on_error = on_error if on_error is not None else _log_error
-        self._sources = {}
+        self._sources = []
         self._dirty = []
         self._posts = deque()
         self._timers = TimerQueue()
@@ -170,9 +170,6 @@ cdef class Loop:
                 PyErr_SetFromErrno(OSError)
             self._control(self._wake_in_fd, 0, READ)
         else:
-            from netcore._pure.loop import select  # both wait alike on a selector
-
-            self._select = select
             selector.register(self._wake_in, READ, self)
         self._closed = False
 
@@ -239,8 +236,9 @@ cdef class Loop:
         bits = checked_events(events)
         if source._loop is not None:
             raise ValueError(f"the source is registered already, with fd {source.fd}")
-        if number in self._sources or number in (
-            self._wake_in_fd, self._wake_fd, self._timer_fd
+        if (
+            (<size_t>number < self._n_slots and self._slots[number].source != NULL)
+            or number in (self._wake_in_fd, self._wake_fd, self._timer_fd)
         ):
             raise ValueError(f"fd {number} is registered already")
         if fcntl(number, F_GETFD) < 0:  # before memory is set aside because of a large number
@@ -249,6 +247,7 @@ cdef class Loop:
         self._slots[number].generation += 1
         self._control(number, 0, bits)
         self._sources[number] = source
+        self._n_sources += 1
         self._slots[number].source = <PyObject*>source
         self._slots[number].events = bits
         source.fd = source._fd = number
@@ -276,7 +275,8 @@ cdef class Loop:
         self._slots[fd].events = 0
         source.fd = source._fd = -1
         source._loop = None
-        del self._sources[fd]
+        self._sources[fd] = None
+        self._n_sources -= 1
         self._control(fd, events, 0)
 
     def make_source(self, on_ready):
@@ -316,6 +316,7 @@ cdef class Loop:
             raise MemoryError
         memset(slots + self._n_slots, 0, (size - self._n_slots) * sizeof(slot_t))
         self._slots = slots
+        self._sources.extend([None] * (size - self._n_slots))
         self._n_slots = size
         return 0
 
@@ -538,9 +539,30 @@ cdef class Loop:
             timeout_ms = max(0, timeout_ms - <int>((now - start) // 1000))
         return epoll_wait(self._epoll, self._ready, BATCH, timeout_ms)
 
+    cdef list _select(self, long long timeout_ms):
+        """Do the same with a selector of the caller's."""
+        cdef timespec time
+        cdef long long now, start, end
+        cdef list events
+        if self._busy_poll_us != 0 and timeout_ms != 0:
+            clock_gettime(CLOCK_MONOTONIC, &time)
+            now = start = <long long>time.tv_sec * 1000000 + time.tv_nsec // 1000
+            end = start + self._busy_poll_us
+            if timeout_ms > 0:
+                end = min(end, start + timeout_ms * 1000)
+            while now < end:
+                events = self._selector.select(0)
+                if events:
+                    return events
+                clock_gettime(CLOCK_MONOTONIC, &time)
+                now = <long long>time.tv_sec * 1000000 + time.tv_nsec // 1000
+            if timeout_ms > 0:
+                timeout_ms = max(0, timeout_ms - (now - start) // 1000)
+        return self._selector.select(None if timeout_ms < 0 else timeout_ms / 1000.0)
+
     cdef list _wait_selector(self, long long timeout_ms):
         cdef list ready = []
-        for key, mask in self._select(self._selector, timeout_ms, self._busy_poll_us):
+        for key, mask in self._select(timeout_ms):
             data = key.data
             if data is self:
                 self._drain()
@@ -652,7 +674,7 @@ cdef class Loop:
     @property
     def sources(self):
         """Number of registered sources."""
-        return len(self._sources)
+        return self._n_sources
 
     @property
     def timers(self):
@@ -680,8 +702,9 @@ cdef class Loop:
         cdef Source source
         if self._closed:
             return
-        for source in list(self._sources.values()):
-            self.remove(source)
+        for source in list(self._sources):
+            if source is not None:
+                self.remove(source)
         if self._selector is not None:
             self._selector.unregister(self._wake_in)
         self.abandon()
@@ -692,12 +715,13 @@ cdef class Loop:
         if self._closed:
             return
         self._closed = True
-        for source in self._sources.values():
+        for source in filter(None, self._sources):
             self._slots[source._fd].source = NULL
             self._slots[source._fd].events = 0
             source.fd = source._fd = -1
             source._loop = None
-        self._sources.clear()
+        self._sources = [None] * len(self._sources)
+        self._n_sources = 0
         self._timers.clear()
         for source in self._dirty:
             source._dirty = False

@@ -260,6 +260,7 @@ cdef class Switch(Hub):
         limit = self.max_frame_bytes if max_frame_bytes is None else max_frame_bytes
         conn = Connection(self, conn_id, remote_node_id, sock, channel, records, limit)
         conn._unsent = bytes(unsent)
+        conn._uncounted = PyBytes_GET_SIZE(conn._unsent)
         waiting = bytes(rest)
         inbox_append(
             &conn._inbox, <const uint8_t*>PyBytes_AS_STRING(waiting), PyBytes_GET_SIZE(waiting)
@@ -866,7 +867,7 @@ cdef class Switch(Hub):
             self._counts[MESSAGES_DELIVERED] += 1
             return self._call_hook(self._sink.on_call, conn, message)
         if conn is not None and conn._handled >> (service & 63) & 1:
-            target = conn._handlers.get(service)
+            target = conn._find_handler(service)
         if target is None:
             target = self._behaviors[service]
         if (

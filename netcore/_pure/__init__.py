@@ -20,6 +20,7 @@ from .port import Port
 from .records import Records
 from .switch import Switch
 from .table import RouteTable
+from .vitals import Vitals
 
 __all__ = [
     "NAME",
@@ -37,6 +38,7 @@ __all__ = [
     "Source",
     "Switch",
     "Timer",
+    "Vitals",
     "decode_header",
     "decode_message",
     "encode_frame",

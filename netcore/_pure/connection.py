@@ -38,6 +38,8 @@ CLOSED: Final = 2
 
 _FRAME = struct.Struct(">I")
 
+_ENDED: Final = (wire.CLOSE_LOST, "the stream ended")  # the reason, as long as nobody gave one
+
 Hook = Callable[..., object]
 
 
@@ -57,6 +59,14 @@ class Channel(Protocol):
         """Tell this object what arrives."""
 
 
+def _take_over(sock: socket.socket) -> socket.socket:
+    """Return a socket with this one's descriptor, which whoever made it can close no more."""
+    family, kind, proto = sock.family, sock.type, sock.proto
+    own = socket.socket(family, kind, proto, fileno=sock.detach())
+    own.setblocking(False)
+    return own
+
+
 @final
 class Connection(Source):
     """One link: a stream, its two send queues, its unfinished input, its handlers.
@@ -71,7 +81,7 @@ class Connection(Source):
         last_sent_ms: Loop time at which bytes last left.
         frames_sent: Frames queued.
         frames_received: Frames taken from the stream.
-        bytes_sent: Bytes the stream took.
+        bytes_sent: Bytes the stream took, without those of the handshake.
         bytes_received: Bytes that came.
         relay_queue_full: Frames dropped because this link's queue was full.
         sends_refused: Sends that raised because it was full.
@@ -98,7 +108,7 @@ class Connection(Source):
         self.bytes_sent = self.bytes_received = 0
         self.relay_queue_full = self.sends_refused = 0
         self._switch = switch
-        self._sock = sock
+        self._sock = None if sock is None else _take_over(sock)
         self._channel = channel
         self._records = records
         self._handlers: dict[int, tuple[Hook, object]] | None = None
@@ -106,6 +116,7 @@ class Connection(Source):
         self._sealed = b""  # the frames in _unsent, when those are records
         self._begun = (0, False)  # what of them ends a frame begun before; is that one routed
         self._unsent = b""  # bytes as they go to the stream: sealed records, or of the handshake
+        self._uncounted = 0  # of the bytes that leave next: of the handshake
         self._tail = bytearray()  # received, not parsed
         self._need = 0  # bytes the frame at the head of _tail has in all, once known
         self._registered = 0  # events the loop watches
@@ -114,7 +125,7 @@ class Connection(Source):
         self._eof_in = False
         self._eof_out = False
         self._peer_closed = False  # a CLOSE came
-        self._close_reason: tuple[int, str] = (wire.CLOSE_LOST, "the stream ended")
+        self._close_reason: tuple[int, str] = _ENDED
         self._failure: tuple[int, str] | None = None
         self._timer: Timer | None = None
 
@@ -227,6 +238,8 @@ class Connection(Source):
 
     def _write_all(self) -> bool:
         """Write until the queues are empty (False) or the stream is full (True)."""
+        if self._records is None and self._sock is not None:
+            return self._write_plain()
         while True:
             if self._unsent:
                 sent = self._write(self._unsent)
@@ -248,6 +261,21 @@ class Connection(Source):
             if sent < len(chunk):
                 return True
 
+    def _write_plain(self) -> bool:
+        """Do so on a socket; what is left of the handshake leaves with the first frames."""
+        while self._unsent or self._queue:
+            words = len(self._unsent)
+            chunk = self._queue.peek()
+            if words:
+                chunk = self._unsent + chunk
+            sent = self._write(chunk)
+            words = min(words, sent)
+            self._unsent = self._unsent[words:]
+            self._queue.consume(sent - words)
+            if sent < len(chunk):
+                return True
+        return False
+
     def _write(self, data: bytes) -> int:
         try:
             if self._sock is not None:
@@ -258,8 +286,10 @@ class Connection(Source):
             return 0
         if not 0 <= sent <= len(data):
             raise ValueError(f"the channel took {sent} of {len(data)} bytes")
-        self.bytes_sent += sent
-        self._switch._counts["bytes_sent"] += sent
+        words = min(sent, self._uncounted)
+        self._uncounted -= words
+        self.bytes_sent += sent - words
+        self._switch._counts["bytes_sent"] += sent - words
         if sent:
             self.last_sent_ms = self._switch.loop.now_ms
         return sent

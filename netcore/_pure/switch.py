@@ -177,7 +177,7 @@ class Switch(Source):
         Args:
             conn_id: Not yet in use here.
             remote_node_id: The neighbour.
-            sock: A connected, non-blocking socket; owned by the link from now on.
+            sock: A connected, non-blocking socket; the link takes its descriptor (``detach``).
             channel: Instead of a socket.
             records: The record layer, at level *auth*.
             max_frame_bytes: The smaller of both ends' values.
@@ -197,6 +197,7 @@ class Switch(Source):
         limit = self.max_frame_bytes if max_frame_bytes is None else max_frame_bytes
         conn = Connection(self, conn_id, remote_node_id, sock, channel, records, limit)
         conn._unsent = unsent
+        conn._uncounted = len(unsent)
         conn._tail = bytearray(rest)
         conn.owner = owner
         self._connections[conn_id] = conn

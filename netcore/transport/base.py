@@ -9,10 +9,9 @@ from __future__ import annotations
 import abc
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Protocol, final
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, final
 
 from ..errors import DestinationNotFound
-from ..values import dataclass, field
 
 if TYPE_CHECKING:
     from .._backend import kernels
@@ -77,7 +76,7 @@ class Sink(Protocol):
     """Who is told how a negotiation ended."""
 
     def established(self, negotiation: Negotiation, accepted: Accepted) -> None:
-        """Take over the stream by ``negotiation.stream.detach()``."""
+        """Take over the stream by ``negotiation.detach()``."""
 
     def failed(self, attempt: Attempt, error: OutgoingConnectionError) -> None:
         """There is no link."""
@@ -135,8 +134,7 @@ class Cancel(Protocol):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Detached:
+class Detached(NamedTuple):
     """A stream without its transport: either a socket or a channel.
 
     Attributes:
@@ -147,7 +145,7 @@ class Detached:
 
     sock: socket.socket | None
     channel: MemoryChannel | None
-    unsent: bytes = field(default=b"", repr=False)
+    unsent: bytes = b""
 
 
 class StreamTarget(Protocol):

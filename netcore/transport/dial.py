@@ -15,7 +15,6 @@ Facts first:
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, final
 
@@ -63,8 +62,12 @@ def protocol_of(addr: NodeAddr, transports: Sequence[Transport]) -> int | None:
 
 
 def _transport_for(endpoint: Endpoint, transports: Sequence[Transport]) -> Transport | None:
-    kinds = _RESOLVED_KINDS if endpoint.kind == "dns" else frozenset({endpoint.kind})
-    return next((each for each in transports if each.kinds & kinds), None)
+    for transport in transports:
+        if endpoint.kind in transport.kinds:
+            return transport
+        if endpoint.kind == "dns" and transport.kinds & _RESOLVED_KINDS:
+            return transport
+    return None
 
 
 @final
@@ -79,6 +82,25 @@ class Dial:
         negotiation: The handshake under way, or the one that became the link.
         done: Whether it has ended.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_counted",
+        "_deadline_ms",
+        "_endpoints",
+        "_error",
+        "_resolver",
+        "_timer",
+        "_transports",
+        "_trying",
+        "_under_way",
+        "addr",
+        "conn_id",
+        "done",
+        "host",
+        "negotiation",
+        "parallel",
+    )
 
     outgoing: Final = True
 
@@ -100,9 +122,9 @@ class Dial:
         self.done = False
         self._transports = transports
         self._resolver = resolver
-        self._endpoints = deque(e for e in addr.endpoints if _transport_for(e, transports))
-        self._error: OutgoingConnectionError = UnsupportedProtocol(f"no transport takes {addr}")
-        self._errors_seen = False
+        # Those to try, the next one last.
+        self._endpoints = [e for e in reversed(addr.endpoints) if _transport_for(e, transports)]
+        self._error: OutgoingConnectionError | None = None  # the most telling one so far
         self._under_way: Cancel | None = None  # a look-up or a connect
         self._timer: kernels.Timer | None = None
         self._deadline_ms = 0
@@ -153,9 +175,9 @@ class Dial:
     def _next(self) -> None:
         """Try the next endpoint."""
         if not self._endpoints:
-            self._fail(self._error)
+            self._fail(self._error or UnsupportedProtocol(f"no transport takes {self.addr}"))
             return
-        endpoint = self._endpoints.popleft()
+        endpoint = self._endpoints.pop()
         if endpoint.kind == "dns":
             self._trying = endpoint
             self._set_timer(self.host.config.resolve_timeout_ms, self._on_no_name, endpoint)
@@ -174,7 +196,7 @@ class Dial:
         if isinstance(result, OSError):
             self._try_next(DestinationNotFound(f"{self._trying}: {_words(result)}"))
         else:
-            self._endpoints.extendleft(reversed(result))
+            self._endpoints.extend(reversed(result))
             self._next()
 
     def _on_connected(self, result: Stream | OSError) -> None:
@@ -221,8 +243,7 @@ class Dial:
         if type(error) not in _TRY_NEXT:
             self._fail(error)
             return
-        if not self._errors_seen or _rank(error) > _rank(self._error):
-            self._errors_seen = True
+        if self._error is None or _rank(error) > _rank(self._error):
             self._error = error
         self._next()
 

@@ -2,7 +2,7 @@
 
 Facts first:
 
-- A stream belongs to its Negotiation until ``Host.established`` detaches it; from then on it is the
+- A stream belongs to its Negotiation until ``Host.established`` takes it; from then on it is the
   connection's, and nothing here refers to it any more.
 - Each negotiation ends exactly once, in ``established`` or in ``failed``. The latter finds the
   stream closed already, or lingering: a REJECT that was just written must not be lost to a TCP
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..address import Endpoint
     from ..errors import OutgoingConnectionError
     from ..handshake import PeerInfo
-    from .base import Host, Sink, Stream
+    from .base import Detached, Host, Sink, Stream
 
 __all__ = ["Negotiation"]
 
@@ -34,7 +34,7 @@ class Negotiation:
 
     Attributes:
         host: The node.
-        stream: The stream; detach it when ``established`` is called.
+        stream: The stream; ``established`` takes it by ``detach``.
         conn_id: What the link will be called.
         outgoing: Whether this node dialled.
         expected_node: The only node to accept, None for any.
@@ -43,6 +43,23 @@ class Negotiation:
         hello_sent: Whether the initiator's HELLO is out; always False for incoming ones.
         rtt_ms: From HELLO to HELLO, seen by the initiator; None for incoming ones.
     """
+
+    __slots__ = (
+        "_asked",
+        "_machine",
+        "_sink",
+        "_started_ms",
+        "_timer",
+        "conn_id",
+        "done",
+        "expected_node",
+        "hello_sent",
+        "host",
+        "outgoing",
+        "parallel",
+        "rtt_ms",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -122,13 +139,21 @@ class Negotiation:
             self._machine.abort(DestinationNotFound(text))
         self._advance()
 
+    def detach(self) -> Detached:
+        """Hand over the stream; what is unsent includes the last words of the handshake.
+
+        They leave with the first words of the link, in one piece.
+        """
+        detached = self.stream.detach()
+        words = self._machine.data_to_send()
+        return detached._replace(unsent=detached.unsent + words) if words else detached
+
     # -- what the host decides; without effect once it has ended -----------------------------------
 
     def answer(self) -> None:
-        """Prove our identity to the verified initiator."""
+        """Prove our identity to the verified initiator, in front of ``accept`` or ``reject``."""
         if isinstance(self._machine, Responder) and not self.done:
             self._machine.answer()
-            self._advance()
 
     def accept(self) -> None:
         """Take the link; ``established`` follows before this returns."""
@@ -168,8 +193,11 @@ class Negotiation:
 
     def _advance(self) -> None:
         """Send what there is to send and take the next decision, or have it taken."""
-        spoke = self._flush()
         machine = self._machine
+        if isinstance(machine.result, Accepted):
+            self._end(spoke=False)
+            return
+        spoke = self._flush()
         if machine.result is not None:
             self._end(spoke)
         elif isinstance(machine, Initiator) and machine.state == "NEED_PROCEED":

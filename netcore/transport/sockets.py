@@ -63,6 +63,21 @@ _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EINTR})
 class SocketStream:
     """A connected socket during its handshake."""
 
+    __slots__ = (
+        "_linger",
+        "_loop",
+        "_output_ended",
+        "_reads_left",
+        "_sock",
+        "_source",
+        "_target",
+        "_transport",
+        "_unsent",
+        "_waits",
+        "protocol",
+        "remote",
+    )
+
     def __init__(self, transport: SocketTransport, sock: socket.socket, remote: Endpoint) -> None:
         self.protocol = transport.protocol
         self.remote: Endpoint | None = remote
@@ -71,7 +86,8 @@ class SocketStream:
         self._sock: socket.socket | None = sock
         self._source: kernels.Source | None = None
         self._target: StreamTarget | None = None
-        self._unsent = bytearray()
+        self._unsent = b""
+        self._waits = False  # for room to send
         self._linger: kernels.Timer | None = None
         self._reads_left = MAX_LINGER_READS
         self._output_ended = False
@@ -81,6 +97,7 @@ class SocketStream:
         if self._sock is not None:
             self._target = target
             self._source = self._loop.make_source(self._on_ready)
+            self._waits = bool(self._unsent)
             self._loop.add(self._source, self._sock.fileno(), self._events())
 
     def write(self, data: bytes) -> None:
@@ -122,7 +139,7 @@ class SocketStream:
         self._source = self._linger = self._target = None  # the source refers back to us
         if sock is not None:
             self._transport.forget(sock)
-        return Detached(sock, None, bytes(self._unsent))
+        return Detached(sock, None, self._unsent)
 
     def _events(self) -> int:
         return READ | (WRITE if self._unsent else 0)
@@ -132,12 +149,13 @@ class SocketStream:
             return
         if self._unsent and not self._output_ended:
             try:
-                del self._unsent[: self._sock.send(self._unsent)]
+                self._unsent = self._unsent[self._sock.send(self._unsent) :]
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:
-                self._unsent.clear()  # reading tells what happened
-        if self._source is not None:
+                self._unsent = b""  # reading tells what happened
+        if self._source is not None and bool(self._unsent) != self._waits:
+            self._waits = bool(self._unsent)
             self._loop.modify(self._source, self._events())
         if self._linger is not None and not self._unsent and not self._output_ended:
             self._end_output(self._sock)
@@ -176,6 +194,18 @@ class SocketStream:
 @final
 class _Connecting:
     """A connect under way; the result is reported once, unless it was cancelled."""
+
+    __slots__ = (
+        "_address",
+        "_done",
+        "_loop",
+        "_on_result",
+        "_remote",
+        "_sock",
+        "_source",
+        "_timer",
+        "_transport",
+    )
 
     def __init__(
         self,

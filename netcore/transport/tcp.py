@@ -70,7 +70,7 @@ class TcpTransport(SocketTransport):
         """Return the other end of an accepted connection; a mapped IPv4 address as ip4."""
         host, port = cast("tuple[str, int]", address[:2])
         if ":" not in host:
-            return Endpoint("ip4", host, port)
+            return Endpoint.of_system("ip4", host, port)
         if host.startswith(_MAPPED) and "." in host:
             return Endpoint("ip4", host[len(_MAPPED) :], port)
         scope = cast("tuple[str, int, int, int]", address)[3]

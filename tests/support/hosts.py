@@ -109,7 +109,9 @@ class FakeHost:
         self.decision(negotiation)
 
     def established(self, negotiation: Negotiation, accepted: Accepted) -> None:
-        self.up.append(Up(negotiation, accepted, negotiation.stream.detach()))
+        up = Up(negotiation, accepted, negotiation.detach())
+        up.write(up.stream.unsent)
+        self.up.append(up)
 
     def failed(self, attempt: Attempt, error: OutgoingConnectionError) -> None:
         self.down.append(Down(attempt, error))

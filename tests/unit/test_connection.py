@@ -16,6 +16,7 @@ from netcore.errors import FrameError
 from support.sinks import (
     CONN_A,
     CONN_B,
+    NODE_A,
     NODE_B,
     Rig,
     close_frame,
@@ -358,3 +359,41 @@ def test_frame_as_large_as_allowed_is_taken_and_one_byte_more_refused(rig: Rig) 
     rig.turn()
     assert len(rig.sink.payloads()) == 1
     assert rig.sink.of("closed") == [(CONN_A, wire.CLOSE_PROTOCOL_ERROR, "too_big at byte 1")]
+
+
+# -- the descriptor --------------------------------------------------------------------------------
+
+
+def test_link_takes_the_descriptor_out_of_its_socket(rig: Rig) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        conn = rig.switch.add_connection(CONN_A, NODE_A, sock=ours)
+        assert ours.fileno() == -1
+        conn.start()
+        conn.send_control(wire.KIND_PING, bytes(11))
+        rig.turn()
+        assert theirs.recv(100) == frame(wire.KIND_PING, bytes(11))
+        conn.fail(wire.CLOSE_LOST, "")
+        rig.turn()
+        assert theirs.recv(100) == b""
+
+
+def test_link_that_never_started_gives_its_descriptor_back(kernels: ModuleType) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with Rig(kernels) as rig:
+            rig.switch.add_connection(CONN_A, NODE_A, sock=ours)
+        assert theirs.recv(100) == b""
+
+
+def test_rest_of_the_handshake_leaves_with_the_first_frames(rig: Rig) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        ours.setblocking(False)
+        conn = rig.switch.add_connection(CONN_A, NODE_A, sock=ours, unsent=b"READY")
+        conn.start()
+        conn.send_control(wire.KIND_PING, bytes(11))
+        rig.turn()
+        assert theirs.recv(100) == b"READY" + frame(wire.KIND_PING, bytes(11))
+        conn.abandon()

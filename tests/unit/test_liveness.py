@@ -7,14 +7,16 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from netcore import wire
+from netcore import _backend, wire
+from netcore._backend import BackendName
 from netcore.config import NodeConfig
 from netcore.liveness import (
     Action,
+    Activity,
     Alive,
     Dead,
     Liveness,
@@ -32,12 +34,67 @@ def make_config(**changes: Any) -> NodeConfig:
     return NodeConfig(node_id=1, **changes)
 
 
+class ByKey:
+    """A Liveness whose links a test names by any int; their numbers are of the running backend."""
+
+    make: ClassVar[Any] = None
+
+    def __init__(self, config: NodeConfig, seed: int) -> None:
+        self._live = Liveness(config, random.Random(seed))
+        self._vitals: dict[int, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._live, name)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def vitals(self, key: int) -> Any:
+        if key not in self._vitals:
+            self._vitals[key] = ByKey.make(key, 0, 0)
+        return self._vitals[key]
+
+    def add(self, key: int, now_ms: int, handshake_rtt_ms: float | None = None) -> None:
+        self._live.add(self.vitals(key), now_ms, handshake_rtt_ms)
+
+    def remove(self, key: int) -> None:
+        if key in self._vitals:
+            self._live.remove(self._vitals.pop(key))
+
+    def srtt_ms(self, key: int) -> float | None:
+        srtt_ms: float | None = self.vitals(key).srtt_ms
+        return srtt_ms
+
+    def suspect(self, key: int) -> bool:
+        return bool(self.vitals(key).suspect)
+
+    def on_ping(self, key: int, *args: int) -> int | None:
+        return self._live.on_ping(self.vitals(key), *args)
+
+    def on_pong(self, key: int, *args: int) -> float | None:
+        return self._live.on_pong(self.vitals(key), *args)
+
+    def probe(self, key: int, now_us: int) -> Probe | None:
+        return self._live.probe(self.vitals(key), now_us)
+
+    def poll(self, now_ms: int, now_us: int, activity: Activity) -> list[Action]:
+        return self._live.poll(now_ms, now_us, activity)
+
+    def is_answered(self, key: int, number: int) -> bool:
+        return self._live.is_answered(self.vitals(key), number)
+
+
+@pytest.fixture(autouse=True)
+def _vitals_of_both_backends(backend: BackendName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ByKey, "make", _backend.load(backend).Vitals)
+
+
 class Bench:
     """One end with links that do only what a test says; polled exactly when it wants to be."""
 
     def __init__(self, *, links: int = 1, seed: int = 1, **config: int) -> None:
         self.now_ms = 10_000
-        self.live = Liveness(make_config(**config), random.Random(seed))
+        self.live = ByKey(make_config(**config), seed)
         self.keys = list(range(LINK, LINK + links))
         self.received = dict.fromkeys(self.keys, self.now_ms)
         self.sent = dict.fromkeys(self.keys, self.now_ms)
@@ -833,7 +890,7 @@ class End:
 
     def __init__(self, name: str, seed: int, others: int, config: dict[str, int]) -> None:
         self.name = name
-        self.live = Liveness(make_config(**config), random.Random(seed))
+        self.live = ByKey(make_config(**config), seed)
         self.received_ms = 0
         self.sent_ms = 0
         self.others: dict[int, int] = dict.fromkeys(range(2, 2 + others), 0)  # last sent
