@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, Literal
+
+from ._typing import TYPE_CHECKING, Final, Literal
 
 __all__ = ["BACKEND", "BackendName", "kernels", "load"]
 

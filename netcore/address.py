@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from typing import Final, Literal, cast, final
 
 from . import wire
+from ._typing import Final, Literal, cast, final
 from .errors import AddressError, LocalError
 from .ids import check_node_id
 from .values import dataclass

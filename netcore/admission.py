@@ -15,9 +15,9 @@ The rules apply to an initiator whose secret was verified:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol, final
 
 from . import wire
+from ._typing import Final, Protocol, final
 from .agent import Later
 from .errors import AlreadyConnected, OutgoingConnectionError, SelfConnect, TooManyConnections
 from .handshake import PeerInfo

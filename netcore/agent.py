@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol, final
 
+from ._typing import TYPE_CHECKING, Protocol, final
 from .address import NodeAddr, parse_addr
 from .commands import CloseConn, CloseNode, Command, ToBehavior, ToHandler
 from .ids import (

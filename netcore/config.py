@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from . import wire
+from ._typing import Final
 from .errors import LocalError
 from .ids import check_node_id
 from .values import dataclass, field

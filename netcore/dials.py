@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, final
-
+from ._typing import Protocol, final
 from .address import NodeAddr
 from .admission import Admission
 from .commands import Connect

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
 
+from ._typing import final
 from .commands import ToBehavior, ToHandler
 from .hooks import HookRunner
 from .links import Link, LinkTable

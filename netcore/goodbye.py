@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
 
 from . import wire
+from ._typing import TYPE_CHECKING, Final
 from .wiring import milliseconds
 
 if TYPE_CHECKING:

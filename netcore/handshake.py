@@ -31,9 +31,9 @@ Facts that this file relies on:
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, cast, final
 
 from . import wire
+from ._typing import TYPE_CHECKING, ClassVar, Final, Literal, cast, final
 from .errors import (
     AuthenticationError,
     BehaviorRejected,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from . import wire
+from ._typing import TYPE_CHECKING, Final, NamedTuple, final
 from .errors import (
     AlreadyConnected,
     AuthenticationError,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, final
 
+from ._typing import TYPE_CHECKING, Final, final
 from .errors import ConnectionRejected, NodeClosedError
 from .logs import logger_of
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, final
 
+from ._typing import TYPE_CHECKING, final
 from .address import Endpoint, NodeAddr
 from .commands import Connect
 from .config import NodeConfig

@@ -17,11 +17,10 @@ byte is 0 for outgoing and 1 for incoming.
 
 from __future__ import annotations
 
-from typing import Final, NewType
-
 import xxhash
 
 from . import wire
+from ._typing import Final, NewType
 from .errors import LocalError
 
 __all__ = [
@@ -45,6 +44,7 @@ __all__ = [
     "xor_distance",
 ]
 
+# Types of their own to type checkers; int at run time.
 NodeId = NewType("NodeId", int)
 ConnId = NewType("ConnId", int)
 ServiceId = NewType("ServiceId", int)

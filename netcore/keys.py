@@ -11,9 +11,9 @@ and a node without a secret never needs them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, final
 
 from . import wire
+from ._typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
     from ._backend import kernels

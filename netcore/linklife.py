@@ -8,9 +8,9 @@ those still sent; ``on_*_disconnected`` of every behavior. Each exactly once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
 
 from . import wire
+from ._typing import TYPE_CHECKING, final
 from .agent import AgentHost, BehaviorAgent, ConnectionAgent, ConnectionSender
 from .behavior import ConnectionHandler, NetworkBehavior
 from .handshake import PeerInfo

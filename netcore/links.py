@@ -7,7 +7,8 @@ or made when it is needed. The switch knows its connections by id, so nobody els
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, cast, final
+
+from ._typing import TYPE_CHECKING, cast, final
 
 if TYPE_CHECKING:
     from ._backend import kernels

@@ -25,9 +25,9 @@ import heapq
 import math
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, final
 
 from . import wire
+from ._typing import TYPE_CHECKING, Final, final
 from .config import NodeConfig
 from .pingpong import encode_ping
 from .values import dataclass

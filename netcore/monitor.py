@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, final
 
 from . import pingpong, wire
+from ._typing import TYPE_CHECKING, Protocol, final
 from .agent import Later
 from .config import NodeConfig
 from .links import Link, LinkTable

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Literal, final
 
 from . import _backend, wire
+from ._typing import TYPE_CHECKING, Literal, final
 from .address import NodeAddr, is_loopback, parse_addr
 from .agent import BehaviorAgent
 from .behavior import NetworkBehavior

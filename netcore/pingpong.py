@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
 
 from . import wire
+from ._typing import Final, NamedTuple
 from .errors import FrameError
 
 __all__ = ["Ping", "decode_ping", "decode_pong", "encode_ping", "encode_pong"]

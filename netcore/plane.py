@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, final
 
 from . import wire
+from ._typing import TYPE_CHECKING, final
 from .address import NodeAddr
 from .admission import Admission, Attempt
 from .agent import BehaviorAgent, Later

@@ -7,7 +7,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+
+from ._typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import final
 
 from . import wire
+from ._typing import final
 from .agent import BehaviorAgent
 from .behavior import NetworkBehavior
 from .errors import LocalError

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import ClassVar, Final, final
 
 from . import wire
+from ._typing import ClassVar, Final, final
 from .errors import LocalError
 from .ids import check_conn_id, check_key, check_node_id, key_of
 from .values import dataclass

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import Final, Protocol, final
 
 from . import wire
+from ._typing import Final, Protocol, final
 from .errors import LocalError
 from .ids import check_conn_id, check_node_id
 from .route import Metric, RouteAction, RouteRule

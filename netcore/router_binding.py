@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
 
+from ._typing import TYPE_CHECKING, final
 from .behavior import NetworkBehavior
 from .errors import LocalError
 from .routing import LayeredRouter, RouterTable

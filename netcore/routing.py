@@ -24,9 +24,9 @@ Facts first:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Final
 
 from . import wire
+from ._typing import TYPE_CHECKING, Final
 from .errors import LocalError
 from .ids import check_conn_id, check_key, check_node_id, check_service_id, differing_layer
 from .route import Metric, RouteAction

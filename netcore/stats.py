@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from ._typing import Final
 from .values import dataclass, field
 
 __all__ = ["DROP_COUNTERS", "SWITCH_COUNTERS", "ConnectionStats", "LinkStats", "NodeStats"]

@@ -14,7 +14,8 @@ Facts that this file relies on:
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING
+
+from ._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,7 @@ The compiled kernels repeat some of these as C constants; ``tests/meta`` compare
 
 from __future__ import annotations
 
-from typing import Final
+from ._typing import Final
 
 PROTOCOL_VERSION: Final = 1
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import TYPE_CHECKING
 
 from . import wire
+from ._typing import TYPE_CHECKING
 from .config import NodeConfig, Secret
 from .errors import LocalError
 

@@ -5,8 +5,7 @@ Importing this package where they were not built raises ``ModuleNotFoundError``.
 
 from __future__ import annotations
 
-from typing import Final
-
+from .._typing import Final
 from .calls import CallDesk, RpcAnswer
 from .callvalues import CallAnswer, RpcRequest
 from .codec import (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from .._typing import Final
 from .calls import CallDesk, RpcAnswer
 from .callvalues import CallAnswer, RpcRequest
 from .codec import (

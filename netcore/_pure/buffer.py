@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from typing import Final
 
 from .. import wire
+from .._typing import Final
 
 __all__ = ["SEAL_BYTES", "SendQueue", "routed_behind"]
 

@@ -21,9 +21,9 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, final
 
 from .. import wire
+from .._typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, final
 from ..errors import (
     CallError,
     LocalError,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
-
+from .._typing import final
 from ..errors import CallError
 from ..values import dataclass
 

@@ -8,11 +8,12 @@ blocks, nothing logs. What a neighbour did wrong is a `FrameError`; what the cal
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 from netcore import wire
 from netcore.errors import FrameError
 from netcore.route import RouteRule
+
+from .._typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable

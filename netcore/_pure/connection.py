@@ -15,9 +15,9 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
 from .. import wire
+from .._typing import TYPE_CHECKING, Final, Protocol, cast, final
 from ..errors import FrameError, MessageTooBigError, SendQueueFullError
 from .buffer import SEAL_BYTES, SendQueue, routed_behind
 from .loop import Source, Timer

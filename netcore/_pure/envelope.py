@@ -10,9 +10,9 @@
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
 
 from .. import wire
+from .._typing import Final, NamedTuple
 from ..errors import (
     AnswerDropped,
     Busy,

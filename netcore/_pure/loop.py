@@ -27,11 +27,11 @@ import selectors
 import socket
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
 
 from netcore._pure.timers import Timer, TimerQueue
 from netcore.errors import LocalError, QueueFullError
 
+from .._typing import TYPE_CHECKING, Final
 from ..logs import logger_of
 
 if TYPE_CHECKING:

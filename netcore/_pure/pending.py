@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import Final, NamedTuple, final
 
+from .._typing import Final, NamedTuple, final
 from ..errors import LocalError
 from .callvalues import CallAnswer
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
 
 from .. import wire
+from .._typing import final
 from ..errors import LocalError, NoRouteError
 from ..ids import check_key, check_node_id, key_of
 from ..route import RouteRule, check_rule

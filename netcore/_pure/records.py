@@ -15,9 +15,8 @@ Facts that this file relies on:
 
 from __future__ import annotations
 
-from typing import final
-
 from .. import wire
+from .._typing import final
 from ..errors import FrameError
 
 __all__ = ["Records"]

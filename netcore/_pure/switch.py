@@ -13,9 +13,9 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast, final
 
 from .. import wire
+from .._typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast, final
 from ..errors import (
     LocalError,
     MessageTooBigError,

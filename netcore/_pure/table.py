@@ -16,9 +16,9 @@ Facts first:
 
 from __future__ import annotations
 
-from typing import Final, NoReturn, final
-
 from netcore import wire
+
+from .._typing import Final, NoReturn, final
 
 __all__ = ["RouteTable"]
 

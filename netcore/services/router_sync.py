@@ -23,9 +23,8 @@ Facts first:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
-
 from .. import wire
+from .._typing import TYPE_CHECKING, Final, final
 from ..behavior import ConnectionHandler, NetworkBehavior
 from ..errors import FrameError, LocalError
 from ..ids import format_conn

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
 
 import xxhash
 
 from .. import wire
+from .._typing import final
 from .sync_wire import Delta, Digest, Full
 
 __all__ = ["EntrySet", "Inbox"]

@@ -28,9 +28,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Final, final
 
 from .. import wire
+from .._typing import Final, final
 from ..errors import FrameError
 from ..route import Metric
 from ..router import PLACES

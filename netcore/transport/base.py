@@ -9,8 +9,8 @@ from __future__ import annotations
 import abc
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, final
 
+from .._typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, final
 from ..errors import DestinationNotFound
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, final
 
+from .._typing import TYPE_CHECKING, Final, final
 from ..errors import (
     AuthenticationError,
     DestinationNotFound,

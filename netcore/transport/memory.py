@@ -21,9 +21,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol, final
 
 from .. import wire
+from .._typing import TYPE_CHECKING, ClassVar, Final, Protocol, final
 from ..address import Endpoint
 from ..errors import QueueFullError
 from .base import Cancel, Detached, Stream, StreamTarget, Transport

@@ -13,9 +13,8 @@ Facts first:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast, final
-
 from .. import wire
+from .._typing import TYPE_CHECKING, cast, final
 from ..errors import DestinationNotFound, HandshakeTimeout
 from ..handshake import Accepted, Failed, Initiator, Responder
 

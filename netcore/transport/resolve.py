@@ -16,8 +16,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, final
 
+from .._typing import TYPE_CHECKING, Any, Final, final
 from ..address import Endpoint
 from ..errors import QueueFullError
 

@@ -20,8 +20,8 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, final
 
+from .._typing import TYPE_CHECKING, Final, final
 from ..errors import LocalError
 from .base import Cancel, Detached, Stream, StreamTarget, Transport
 from .negotiation import Negotiation

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from typing import ClassVar, Final, cast, final
 
 from .. import wire
+from .._typing import ClassVar, Final, cast, final
 from ..address import Endpoint
 from .sockets import LISTEN_BACKLOG, Address, SocketListener, SocketTransport
 

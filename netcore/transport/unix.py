@@ -17,9 +17,9 @@ import errno
 import os
 import socket
 import stat
-from typing import ClassVar, Final, final
 
 from .. import wire
+from .._typing import ClassVar, Final, final
 from ..address import Endpoint
 from .sockets import LISTEN_BACKLOG, Address, SocketListener, SocketTransport
 

@@ -17,7 +17,7 @@ from support.source_tree import FAST, modules
 #: Imported by nobody who only wants a node on plain sockets.
 HEAVY = (
     "asyncio", "concurrent.futures.process", "dataclasses", "hashlib", "hmac", "inspect",
-    "ipaddress", "logging", "multiprocessing", "random", "signal", "ssl", "unittest",
+    "ipaddress", "logging", "multiprocessing", "random", "signal", "ssl", "typing", "unittest",
 )  # fmt: skip
 #: What a node on tcp needs of these: randomness, and reading its address.
 OF_A_NODE = ("ipaddress", "random")

@@ -39,6 +39,7 @@ LAYERS = {
     "netcore._backend": 1,
     "netcore._fast": 1,
     "netcore._pure": 1,
+    "netcore._typing": 0,
     "netcore.address": 0,
     "netcore.config": 0,
     "netcore.errors": 0,
