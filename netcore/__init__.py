@@ -20,6 +20,7 @@ from __future__ import annotations
 from . import errors as _errors
 from . import ids
 from ._backend import BACKEND, kernels
+from ._typing import TYPE_CHECKING
 from .address import Endpoint, NodeAddr
 from .agent import BehaviorAgent, ConnectionAgent, ConnectionSender
 from .behavior import ConnectionHandler, NetworkBehavior
@@ -38,7 +39,10 @@ from .routing import (
 )
 from .rpc import CallAnswer, RpcAnswer, RpcRequest
 from .stats import ConnectionStats, LinkStats, NodeStats
-from .transport import MemoryNetwork, MemoryTransport, TcpTransport, Transport, UnixTransport
+from .transport import Transport
+
+if TYPE_CHECKING:
+    from .transport import MemoryNetwork, MemoryTransport, TcpTransport, UnixTransport
 
 __version__ = "0.1.0"
 
@@ -86,3 +90,17 @@ __all__ = [
     "key_of",
     *_errors.__all__,
 ]
+
+if not TYPE_CHECKING:  # to type checkers nothing is different, and no other name exists
+
+    def __getattr__(name: str) -> object:
+        """Return a transport: they are imported by the first node, or by whoever names one."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import transport
+
+        found = globals()[name] = getattr(transport, name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

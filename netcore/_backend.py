@@ -6,11 +6,13 @@ mixed inside one node: a compiled ``Switch`` calls its ``RouteTable`` through C.
 
 from __future__ import annotations
 
-import importlib
 import os
-from types import ModuleType
+import sys
 
 from ._typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 __all__ = ["BACKEND", "BackendName", "kernels", "load"]
 
@@ -29,7 +31,9 @@ def load(name: BackendName) -> ModuleType:
         ModuleNotFoundError: ``name`` is "fast" and the kernels were not built.
         ImportError: they were built and do not load, for example a missing symbol.
     """
-    return importlib.import_module(f"netcore._{name}")
+    # What importlib.import_module does; importlib itself would be imported for this alone.
+    __import__(f"netcore._{name}")
+    return sys.modules[f"netcore._{name}"]
 
 
 def _select() -> tuple[BackendName, ModuleType]:

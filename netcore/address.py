@@ -13,7 +13,6 @@ is an ``AddressError`` that says at which character; nothing is skipped or guess
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 
 from . import wire
@@ -31,10 +30,16 @@ MAX_DNS_NAME_CHARS: Final = 253  # RFC 1035 allows 255 octets on the wire, lengt
 #: Alternatives of one address. A dial tries each with its own timeout, so more would only be slow.
 MAX_ENDPOINTS: Final = 32
 
-_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,9}")
-_DNS_LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-_MEMORY_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SCOPE: Final = re.compile(r"[A-Za-z0-9._-]{1,15}")  # an interface: IFNAMSIZ is 16 with its NUL
+_DECIMAL: Final = r"0|[1-9][0-9]{0,9}"
+_DNS_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_MEMORY_NAME: Final = r"[A-Za-z0-9._-]{1,64}"
+_SCOPE: Final = r"[A-Za-z0-9._-]{1,15}"  # an interface: IFNAMSIZ is 16 with its NUL
+
+
+def _matches(pattern: str, text: str) -> bool:
+    import re  # with the first address that has to be read
+
+    return re.fullmatch(pattern, text) is not None
 
 
 def _canonical_ip4(host: str) -> str:
@@ -47,7 +52,7 @@ def _canonical_ip6(host: str) -> str:
     import ipaddress
 
     address = ipaddress.IPv6Address(host)
-    if address.scope_id is not None and not _SCOPE.fullmatch(address.scope_id):
+    if address.scope_id is not None and not _matches(_SCOPE, address.scope_id):
         raise ValueError("bad scope")
     if address.ipv4_mapped is not None and address.scope_id is None:
         # Python prints this form since 3.13 and plain hexadecimal before: say it ourselves.
@@ -58,7 +63,7 @@ def _canonical_ip6(host: str) -> str:
 def _canonical_dns(host: str) -> str:
     labels = host.split(".")
     # RFC 1123, section 2.1: the last label is not all digits, so that no name reads as an address.
-    if len(host) > MAX_DNS_NAME_CHARS or not all(map(_DNS_LABEL.fullmatch, labels)):
+    if len(host) > MAX_DNS_NAME_CHARS or not all(_matches(_DNS_LABEL, label) for label in labels):
         raise ValueError("bad label")
     if labels[-1].isdigit():
         raise ValueError("an address, not a name")
@@ -73,7 +78,7 @@ def _canonical_unix(host: str) -> str:
 
 
 def _canonical_memory(host: str) -> str:
-    if not _MEMORY_NAME.fullmatch(host):
+    if not _matches(_MEMORY_NAME, host):
         raise ValueError("bad name")
     return host
 
@@ -222,7 +227,7 @@ def _parse_node_id(text: str) -> tuple[int | None, int]:
     head, at, _ = text.partition("@")
     if not at or "/" in head:
         return None, 0
-    if not _DECIMAL.fullmatch(head) or int(head) > wire.MAX_NODE_ID:
+    if not _matches(_DECIMAL, head) or int(head) > wire.MAX_NODE_ID:
         raise AddressError(text, 0, f"expected a node id in 0..{wire.MAX_NODE_ID} before '@'")
     return int(head), len(head) + 1
 
@@ -258,6 +263,6 @@ def _parse_port(text: str, offset: int) -> tuple[int, int]:
         raise AddressError(text, offset, "expected '/tcp/' and a port")
     start = offset + len("/tcp/")
     port, end = _part(text, start)
-    if not _DECIMAL.fullmatch(port) or int(port) > MAX_PORT:
+    if not _matches(_DECIMAL, port) or int(port) > MAX_PORT:
         raise AddressError(text, start, f"expected a port in 0..{MAX_PORT}, not {port!r}")
     return int(port), end

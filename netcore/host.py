@@ -23,7 +23,6 @@ from .transport import (
     HalfOpen,
     Listener,
     Negotiation,
-    Resolver,
     Transport,
     protocol_of,
 )
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from ._backend import kernels
     from .plane import Plane
+    from .transport import Resolver
 
 __all__ = ["Host"]
 
@@ -74,7 +74,7 @@ class Host:
         self._is_closed = is_closed
         self._plane: Plane | None = None
         self._transports: tuple[Transport, ...] = ()
-        self._resolver = Resolver(loop)
+        self._resolver = _resolver_of(loop)
         self._listeners: list[Listener] = []
         self._dials: dict[int, Dial] = {}
         self._incoming: dict[int, Negotiation] = {}
@@ -308,3 +308,9 @@ class Host:
             routes_refused=routes_refused,
             **plane.switch.counters(),
         )
+
+
+def _resolver_of(loop: kernels.Loop) -> Resolver:
+    from .transport import Resolver  # with the first node, like the transports: it brings threading
+
+    return Resolver(loop)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from _thread import get_ident  # threading's, without importing all of it
 from collections.abc import Callable, Sequence
-from types import ModuleType, TracebackType
 
 from . import _backend, wire
 from ._typing import TYPE_CHECKING, Literal, final
@@ -24,18 +23,19 @@ from .goodbye import say_goodbye
 from .host import Host
 from .ids import ConnId, NodeId, check_node_id
 from .plane import Plane
-from .process import forget_fork, stop_on_signals, watch_fork
 from .route import RouteRule, check_rule
 from .router_binding import BoundRouter, bind_router
 from .routing import RouterTable
 from .rpc import CallAnswer
 from .stats import LinkStats, NodeStats
-from .transport import MemoryTransport, TcpTransport, Transport, UnixTransport
 from .wiring import clock_us, config_of, make_switch, milliseconds
 
 if TYPE_CHECKING:
     import random
     import selectors
+    from types import ModuleType, TracebackType
+
+    from .transport import Transport
 
 __all__ = ["Node"]
 
@@ -113,6 +113,8 @@ class Node:
         self._close_in_turn: float | None = None
         self._forked = False
         self._thread: int | None = None
+        from .process import watch_fork  # brings threading, weakref and contextlib
+
         watch_fork(self)
 
     def _assemble(
@@ -143,6 +145,8 @@ class Node:
         self._plane.bind(self._switch)
         self._bound = bound
         if transports is None:
+            from .transport import MemoryTransport, TcpTransport, UnixTransport
+
             transports = (TcpTransport(), UnixTransport(), MemoryTransport())
         self._host.bind(self._plane, transports)
         for service_id in self._plane.service_ids:
@@ -273,6 +277,8 @@ class Node:
         self._check_outside("run")
         self._running = True
         try:
+            from .process import stop_on_signals
+
             with stop_on_signals(self.stop, self._loop.wakeup_fd):
                 while not (self._stop or self._closed):
                     self._run_turns()
@@ -439,6 +445,8 @@ class Node:
             self._switch.refuse_sends(NodeClosedError())
             self._switch.drop_local()
             self._loop.close()
+            from .process import forget_fork
+
             forget_fork(self)
         self._plane.raise_interrupt()
 
@@ -446,7 +454,7 @@ class Node:
 
     def _start(self) -> None:
         self._started = self._starting = True
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._loop.update_now()
         try:
             self._plane.start()
@@ -477,7 +485,7 @@ class Node:
             raise ForkedNodeError
         if self._closed:
             raise NodeClosedError
-        if self._thread is not None and self._thread != threading.get_ident():
+        if self._thread is not None and self._thread != get_ident():
             raise LocalError(
                 "this node is driven by another thread: only post() and stop() may be called here"
             )

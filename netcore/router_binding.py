@@ -8,7 +8,6 @@ from ._typing import TYPE_CHECKING, final
 from .behavior import NetworkBehavior
 from .errors import LocalError
 from .routing import LayeredRouter, RouterTable
-from .services.router_sync import RouterSyncService
 from .values import dataclass
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ class BoundRouter:
     def services(self, rng: Random) -> list[NetworkBehavior]:
         """Return the behaviors that keep the router informed."""
         if isinstance(self.router, LayeredRouter):
+            from .services.router_sync import RouterSyncService  # with the first that needs it
+
             return [RouterSyncService(self.router, rng=rng)]
         return []
 

@@ -53,7 +53,6 @@ from netcore._fast.syscalls cimport (
 from netcore._fast.timers cimport Timer, TimerQueue
 
 import os
-import socket
 from collections import deque
 
 from netcore.errors import LocalError, QueueFullError
@@ -158,6 +157,8 @@ cdef class Loop:
         self._posts = deque()
         self._timers = TimerQueue()
         self.c_update_now()
+        import socket  # not before the first loop: it costs as much as a third of netcore
+
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)

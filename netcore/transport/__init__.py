@@ -15,6 +15,7 @@ Nothing here frames or routes: when a handshake is done its stream is handed ove
 
 from __future__ import annotations
 
+from .._typing import TYPE_CHECKING
 from .base import (
     Attempt,
     Detached,
@@ -25,11 +26,13 @@ from .base import (
     Transport,
 )
 from .dial import Dial, protocol_of
-from .memory import MemoryNetwork, MemoryTransport
 from .negotiation import Negotiation
-from .resolve import Resolver
-from .tcp import TcpTransport
-from .unix import UnixTransport
+
+if TYPE_CHECKING:
+    from .memory import MemoryNetwork, MemoryTransport
+    from .resolve import Resolver
+    from .tcp import TcpTransport
+    from .unix import UnixTransport
 
 __all__ = [
     "Attempt",
@@ -48,3 +51,26 @@ __all__ = [
     "UnixTransport",
     "protocol_of",
 ]
+
+#: Imported by whoever first names them: they bring socket and threading with them.
+_LATER = {
+    "MemoryNetwork": "memory",
+    "MemoryTransport": "memory",
+    "Resolver": "resolve",
+    "TcpTransport": "tcp",
+    "UnixTransport": "unix",
+}
+
+if not TYPE_CHECKING:  # to type checkers nothing is different, and no other name exists
+
+    def __getattr__(name: str) -> object:
+        """Return what is imported late."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})

@@ -7,13 +7,14 @@ stand in on either side.
 from __future__ import annotations
 
 import abc
-import socket
 from collections.abc import Callable
 
 from .._typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, final
 from ..errors import DestinationNotFound
 
 if TYPE_CHECKING:
+    import socket
+
     from .._backend import kernels
     from ..address import Endpoint
     from ..config import NodeConfig

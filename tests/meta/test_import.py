@@ -17,10 +17,15 @@ from support.source_tree import FAST, modules
 #: Imported by nobody who only wants a node on plain sockets.
 HEAVY = (
     "asyncio", "concurrent.futures.process", "dataclasses", "hashlib", "hmac", "inspect",
-    "ipaddress", "logging", "multiprocessing", "random", "signal", "ssl", "typing", "unittest",
+    "ipaddress", "logging", "multiprocessing", "random", "re", "signal", "ssl", "threading",
+    "typing", "unittest",
 )  # fmt: skip
-#: What a node on tcp needs of these: randomness, and reading its address.
-OF_A_NODE = ("ipaddress", "random")
+#: With the compiled kernels nor these: the first node brings them.
+HEAVY_COMPILED = ("contextlib", "enum", "selectors", "socket", "weakref")
+#: What a node on tcp needs of the former: randomness, reading its address, look-ups on threads.
+OF_A_NODE = ("ipaddress", "random", "re", "threading")
+#: Names whose modules are imported by whoever names them first.
+LATE = ("MemoryNetwork", "MemoryTransport", "TcpTransport", "UnixTransport")
 
 
 def run_fresh(code: str, pure: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -56,7 +61,13 @@ def test_compiled_kernel_imports_first(name: str) -> None:
 
 
 def test_import_of_netcore_loads_nothing_heavy(backend: _backend.BackendName) -> None:
-    code = f"import sys, netcore; print([m for m in {HEAVY!r} if m in sys.modules])"
+    heavy = HEAVY if backend == "pure" else HEAVY + HEAVY_COMPILED
+    code = f"""
+import sys
+before = set(sys.modules)  # an interpreter may come with some of them
+import netcore
+print([m for m in {heavy!r} if m in sys.modules and m not in before])
+"""
     done = run_fresh(code, "1" if backend == "pure" else "0")
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
@@ -73,6 +84,26 @@ with netcore.Node(1, [Service()]) as node:
 """
     done = run_fresh(code, "1" if backend == "pure" else "0")
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("package", ["netcore", "netcore.transport"])
+def test_late_name_is_there_when_it_is_named(package: str, name: str) -> None:
+    code = f"""
+import {package} as package
+assert {name!r} not in vars(package) and {name!r} in dir(package)
+from {package} import {name} as first
+assert package.{name} is first is vars(package)[{name!r}]
+print(first.__name__)
+"""
+    done = run_fresh(code)
+    assert (done.stdout.strip(), done.stderr) == (name, "")
+
+
+@pytest.mark.parametrize("package", ["netcore", "netcore.transport"])
+def test_name_that_is_not_there_is_an_attribute_error(package: str) -> None:
+    done = run_fresh(f"import {package} as package; package.no_such_name")
+    assert f"AttributeError: module {package!r} has no attribute 'no_such_name'" in done.stderr
 
 
 def test_netcore_pure_1_chooses_the_pure_backend() -> None:
