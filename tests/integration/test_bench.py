@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from tools.bench import measure as measure_module
 from tools.bench.figures import rows_of
 from tools.bench.lineup import Contestant
 from tools.bench.measure import MeasurementError, measure
+from tools.bench.process import Options, importing
 from tools.bench.report import number
 from tools.bench.runner import Plan, Runner
 from tools.bench.workloads import WORKLOADS, Workload
@@ -209,3 +211,21 @@ def test_busier_side_decides_the_messages_per_cpu_second() -> None:
 )
 def test_number_is_written_with_three_digits(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_import_is_measured_with_its_bytecode_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = tmp_path / "seen"
+    statement = f"""
+import importlib.util, os
+spec = importlib.util.find_spec("colorsys")
+with open({str(seen)!r}, "a") as file:
+    print(os.path.exists(spec.cached), file=file)
+import colorsys
+"""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr("sys.stdin", io.StringIO("go\n"))
+    importing(statement)(Options())
+    assert seen.read_text().split() == ["False", "True"]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["seconds"] > 0
