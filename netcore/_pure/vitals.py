@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from .._typing import Final, final
 
 __all__ = ["Vitals"]
 
