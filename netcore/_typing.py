@@ -63,12 +63,16 @@ if not TYPE_CHECKING:
                 return super().__new__(cls, name, bases, body)
             from collections import namedtuple
 
-            made = namedtuple(name, body["__annotations__"], module=body["__module__"])
-            made.__doc__ = body.get("__doc__")
+            fields = body["__annotations__"]
+            defaults = [body[field] for field in fields if field in body]
+            made = namedtuple(name, fields, defaults=defaults, module=body["__module__"])
+            for key, value in body.items():
+                if key not in fields and key not in ("__module__", "__qualname__"):
+                    setattr(made, key, value)
             return made
 
     class NamedTuple(metaclass=_MakeTuple):
-        """Makes named tuples of what derives from it: fields only."""
+        """Makes named tuples of what derives from it: fields, defaults and methods."""
 
     def NewType(name, kind):
         """Return the type that values of the new one have."""

@@ -56,6 +56,7 @@ UNKNOWN_RTT_LIMIT_MS: Final = 1_000  # RFC 6298 section 2.1: the RTO before the 
 SRTT_GAIN: Final = 1 / 8  # RFC 6298 section 2.3: alpha
 MAX_TOKENS: Final = 4  # unanswered ones per link
 EARLY_SHARE: Final = 0.25  # of an interval, by which a PING may be early
+SHARED_TURNS: Final = 64  # per interval: PINGs of many links go out together, in so many turns
 LATE_SHARE: Final = 4  # lateness up to a 4th of the ping interval is not excused
 _BLOCK: Final = struct.Struct("!64Q")
 #: A heap with this many more items than twice the links is rebuilt (cheap, and rare).
@@ -150,6 +151,7 @@ def _ping_due_ms(link: kernels.Vitals, sent_ms: int, rtt_interval_ms: int) -> in
     sent_ms = max(sent_ms, link.pinged_ms)
     interval_ms = link.interval_ms
     due_ms = sent_ms + interval_ms - int(interval_ms * link.early)
+    due_ms -= due_ms % max(1, interval_ms // SHARED_TURNS)
     if link.unheard:
         return due_ms
     # An idle link has sent a token with an ordinary PING by then; this is for busy ones.

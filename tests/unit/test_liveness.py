@@ -291,7 +291,7 @@ def test_thousand_idle_links_cost_a_bounded_number_of_pings() -> None:
     assert max(n for second, n in per_second.items() if second > 20) <= 1_300
     # They were all opened at once and have drifted apart: no burst is left.
     burst = Counter(ms for ms, _ in bench.log if ms >= 25_000)
-    assert max(burst.values()) <= 20
+    assert max(burst.values()) <= 50
     # Apart from PINGs nothing is looked at.
     assert polls <= len(bench.log) * 2
 
