@@ -195,6 +195,16 @@ cdef inline uint32_t frame_bytes(const uint8_t* frame) noexcept:
     return FRAME_HEADER_BYTES + (load_u32(frame) & MAX_FRAME_BYTES)
 
 
+cdef inline uint64_t frames_behind(const uint8_t* frames, size_t n, size_t done) noexcept:
+    """Return how many of the frames in n bytes end behind the first ``done`` ones."""
+    cdef uint64_t found = 0
+    cdef size_t end = 0
+    while end < n:
+        end += frame_bytes(frames + end)
+        found += end > done
+    return found
+
+
 cdef inline int queue_append(
     queue_t* queue, pool_t* pool, const uint8_t* frames, size_t n
 ) except -1:

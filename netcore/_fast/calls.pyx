@@ -330,10 +330,15 @@ cdef class CallDesk(Calls):
             self._look_at(rule, &header)
             self._enter(place, &header, on_done)
             self._send_request(&header, from_service, service_id, payload, call_id, timeout)
-        except BaseException:
-            self._remove(place)
+        except BaseException as exc:
+            if pending_find(&self._pending, call_id) == place:
+                self._remove(place)
+            elif isinstance(exc, Exception):
+                return 0  # what ran inside closed the desk, which told on_done
             raise
         self.sent += 1
+        if self._pending.count == 0:  # likewise
+            return 0
         return self._arm(self._loop._now_ms + timeout)
 
     cdef uint64_t _draw_id(self) except? 0:

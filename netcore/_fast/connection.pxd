@@ -151,6 +151,8 @@ cdef class Connection(Source):
     cdef int _receive_large(self, uint8_t* buffer, size_t budget) except -1
     cdef int _receive_nothing(self, ssize_t n) except -1
     cdef int _grow_large(self) except -1
+    cdef int _lack_memory(self) except -1
+    cdef int _keep(self, const uint8_t* data, size_t n, bint behind) except -1
     cdef int _count_received(self, size_t n) except -1
     cdef int _receive_records(self, uint8_t* buffer) except -1
     cdef int _resume_soon(self) except -1

@@ -609,6 +609,9 @@ cdef class Connection(Source):
         switch._busy = True
         try:
             n = records.c_open(start, waiting + n)
+        except MemoryError:
+            self._lack_memory()
+            raise
         finally:
             switch._busy = False
         copy_bytes(start - kept, self._inbox.tail, kept)
@@ -654,7 +657,23 @@ cdef class Connection(Source):
         try:
             inbox_grow_large(&self._inbox, 1)
         except MemoryError:
-            self.fail(CLOSE_LOST, "no memory for a frame")
+            self._lack_memory()
+            raise
+
+    cdef int _lack_memory(self) except -1:
+        """Give up: bytes of the stream have come and cannot be kept."""
+        self.fail(CLOSE_LOST, "no memory for a frame")
+        return 0
+
+    cdef int _keep(self, const uint8_t* data, size_t n, bint behind) except -1:
+        """Put bytes in front of the tail, or behind it."""
+        try:
+            if behind:
+                inbox_append(&self._inbox, data, n)
+            else:
+                inbox_prepend(&self._inbox, data, n)
+        except MemoryError:
+            self._lack_memory()
             raise
 
     cdef int _receive_nothing(self, ssize_t n) except -1:
@@ -680,7 +699,11 @@ cdef class Connection(Source):
         chunk = data if type(data) is bytes else bytes(data)
         self._count_received(PyBytes_GET_SIZE(chunk))
         if self._records is not None:
-            chunk = self._records.open(chunk)
+            try:
+                chunk = self._records.open(chunk)
+            except MemoryError:
+                self._lack_memory()
+                raise
         self._feed(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
 
     def receive_eof(self):
@@ -708,14 +731,18 @@ cdef class Connection(Source):
         cdef uint8_t* buffer
         cdef uint8_t* own = NULL
         if switch._busy:
-            inbox_append(&self._inbox, data, n)
+            self._keep(data, n, True)
             return self._resume_soon()
-        if kept + n <= switch._buffer_bytes:
-            buffer = switch._shared_buffer()
-        else:
-            buffer = own = <uint8_t*>PyMem_Malloc(kept + n)
-            if own == NULL:
-                raise MemoryError
+        try:
+            if kept + n <= switch._buffer_bytes:
+                buffer = switch._shared_buffer()
+            else:
+                buffer = own = <uint8_t*>PyMem_Malloc(kept + n)
+                if own == NULL:
+                    raise MemoryError
+        except MemoryError:
+            self._lack_memory()
+            raise
         copy_bytes(buffer, self._inbox.tail, kept)
         copy_bytes(buffer + kept, data, n)
         inbox_drop_tail(&self._inbox)
@@ -744,7 +771,7 @@ cdef class Connection(Source):
         finally:
             self._switch._busy = False
             if position < n and self._failure is None and self.state != CLOSED:
-                inbox_prepend(&self._inbox, data + position, n - position)
+                self._keep(data + position, n - position, False)
         if self._records is not None and self._records._error != ERROR_NONE:
             if self._failure is None:
                 self._protocol_error(str(self._records.error))
@@ -775,7 +802,7 @@ cdef class Connection(Source):
             try:
                 position[0] += inbox_fill_large(&self._inbox, data, n)
             except MemoryError:
-                self.fail(CLOSE_LOST, "no memory for a frame")
+                self._lack_memory()
                 raise
         if self._inbox.large_bytes < self._inbox.large_need:
             return 0

@@ -21,6 +21,7 @@ from netcore._fast.buffer cimport (
     KIND_MESSAGE,
     LARGE_FRAME_BYTES,
     decref,
+    frames_behind,
     inbox_append,
     queue_append_parts,
     queue_append_rest,
@@ -51,10 +52,12 @@ from netcore._fast.codec cimport (
     store_u32,
 )
 from netcore._fast.connection cimport (
+    CLOSE_LOST,
     CLOSED,
     CONTROL_RECEIVED,
     CONTROL_SENT,
     COUNTERS,
+    DROPPED_LINK_CLOSED,
     DROPPED_NO_ROUTE,
     DROPPED_NO_SERVICE,
     DROPPED_RELAY_QUEUE_FULL,
@@ -824,6 +827,7 @@ cdef class Switch(Hub):
         cdef Connection hop
         cdef size_t n = run.bytes
         cdef size_t sent = 0
+        cdef size_t queued_before
         if n == 0:
             return 0
         run.bytes = 0
@@ -834,7 +838,14 @@ cdef class Switch(Hub):
             sent = hop.c_write_past(run.start, n)
             if sent == n:
                 return 0
-        queue_append_rest(&hop._data, &self._pool, run.start, n, sent)
+        queued_before = hop._data.bytes
+        try:
+            queue_append_rest(&hop._data, &self._pool, run.start, n, sent)
+        except MemoryError:
+            # A frame may have left in part: nothing else can follow it.
+            sent += hop._data.bytes - queued_before
+            self._counts[DROPPED_LINK_CLOSED] += frames_behind(run.start, n, sent)
+            hop.fail(CLOSE_LOST, "no memory for a frame")
         if not hop._dirty:
             self.loop.c_mark_dirty(hop)
         return 0

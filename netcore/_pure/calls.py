@@ -293,11 +293,15 @@ class CallDesk:
             self._switch.originate(
                 wire.KIND_CALL, rule.kind, rule.argument, request, from_service, service_id
             )
-        except BaseException:
-            self._pending.remove(call_id)
+        except BaseException as exc:
+            if call_id in self._pending:
+                self._pending.remove(call_id)
+            elif isinstance(exc, Exception):
+                return  # what ran inside closed the desk, which told on_done
             raise
         self.sent += 1
-        self._arm(deadline_ms)
+        if self._pending:
+            self._arm(deadline_ms)
 
     def _closed_error(self) -> NodeClosedError:
         # Without the traceback of the last time, else it grows with every call.

@@ -320,11 +320,15 @@ class Connection(Source):
         self.bytes_received += len(data)
         self._switch._counts["bytes_received"] += len(data)
         self.last_received_ms = self._switch.loop.now_ms
-        if self._records is not None:
-            data = self._records.open(data)
-            if self._records.error is not None:
-                self._need = 0  # the unfinished frame will not be finished
-        self._tail += data
+        try:
+            if self._records is not None:
+                data = self._records.open(data)
+                if self._records.error is not None:
+                    self._need = 0  # the unfinished frame will not be finished
+            self._tail += data
+        except MemoryError:
+            self.fail(wire.CLOSE_LOST, "no memory for a frame")
+            raise
         if len(self._tail) >= self._need:
             self._handle_input()
 

@@ -51,6 +51,9 @@ class PendingCalls:
     def __len__(self) -> int:
         return len(self._calls)
 
+    def __contains__(self, call_id: int) -> bool:
+        return call_id in self._calls
+
     def add(
         self,
         call_id: int,

@@ -23,6 +23,7 @@ from netcore.errors import (
     QueueFullError,
     SendQueueFullError,
 )
+from netcore.route import RouteAction
 from support.calls import CALLER, DeskRig, error_bytes, ok_bytes, request_bytes
 from support.sinks import NODE, NODE_A, NODE_B
 
@@ -564,3 +565,20 @@ def test_on_done_of_a_closing_desk_cannot_call_again(rig: DeskRig) -> None:
     rig.desk.close()
     assert [type(error) for error in rig.hooks.errors] == [NodeClosedError]
     assert rig.desk.pending == 0
+
+
+@pytest.mark.parametrize("action", [RouteAction.REJECT, RouteAction.LOCAL])
+def test_desk_closed_by_the_router_ends_the_call_once(
+    kernels: ModuleType, action: RouteAction
+) -> None:
+    class Router:
+        def path_to(self, rule: RouteRule, service_id: int) -> RouteAction:
+            made.desk.close()
+            return action
+
+    with DeskRig(kernels, router=Router()) as made:
+        made.call()
+        assert [str(answer.error) for answer in made.done] == [
+            "call failed with code -2: the node was closed"
+        ]
+        assert made.desk.pending == made.loop.timers == 0
