@@ -39,6 +39,9 @@ CLOSED: Final = 2
 _FRAME = struct.Struct(">I")
 
 _ENDED: Final = (wire.CLOSE_LOST, "the stream ended")  # the reason, as long as nobody gave one
+#: About as many frames are taken from one link per turn: small ones cost time, not bytes.
+FRAMES_PER_TURN: Final = 256
+LEAST_READ_BYTES: Final = 4_096
 
 Hook = Callable[..., object]
 
@@ -119,6 +122,7 @@ class Connection(Source):
         self._uncounted = 0  # of the bytes that leave next: of the handshake
         self._tail = bytearray()  # received, not parsed
         self._need = 0  # bytes the frame at the head of _tail has in all, once known
+        self._read_bytes = switch.read_budget_bytes  # asked for at a time
         self._registered = 0  # events the loop watches
         self._started = False
         self._refused = False  # a send was refused since the queue was last low
@@ -299,19 +303,32 @@ class Connection(Source):
     def on_ready(self, events: int) -> None:
         """Receive once and handle what came; write when the stream has room again."""
         if events & READ and not self._eof_in and self.state != CLOSED:
-            try:
-                data = cast(socket.socket, self._sock).recv(self._switch.read_budget_bytes)
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError as exc:
-                self._lose(f"read failed: {exc.strerror or exc}")
-            else:
-                if data:
-                    self.receive_data(data)
-                else:
-                    self.receive_eof()
+            frames = self.frames_received
+            self._receive()
+            self._adapt(self.frames_received - frames)
         if events & WRITE:
             self._switch.loop.mark_dirty(self)
+
+    def _receive(self) -> None:
+        try:
+            data = cast(socket.socket, self._sock).recv(self._read_bytes)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self._lose(f"read failed: {exc.strerror or exc}")
+            return
+        if data:
+            self.receive_data(data)
+        else:
+            self.receive_eof()
+
+    def _adapt(self, frames: int) -> None:
+        """Ask for less next time when these were many frames, for more when they were few."""
+        budget = self._switch.read_budget_bytes
+        if frames > FRAMES_PER_TURN:
+            self._read_bytes = max(min(LEAST_READ_BYTES, budget), self._read_bytes // 2)
+        elif frames < FRAMES_PER_TURN // 4 and self._read_bytes < budget:
+            self._read_bytes = min(budget, 2 * self._read_bytes)
 
     def receive_data(self, data: bytes) -> None:
         """Handle bytes of the stream. The channel of a link without a socket calls this."""

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="re
 
 WATCHDOG_S = 200
 MEASURED = ("pingpong-one", "stream-64", "stream-256k", "relay-1k", "calls-64", "idle", "churn")
+#: Some measure netcore alone, and need two cores.
+OWN = ("fair",) if len(os.sched_getaffinity(0)) > 1 else ()
 OTHERS = ("netcore pure", "bare Python sockets")
 #: Runs the benchmark as where matplotlib is not installed.
 WITHOUT_PLOTS = (
@@ -59,7 +61,9 @@ def expected() -> set[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Run it once for all tests of the module."""
     folder = tmp_path_factory.mktemp("bench")
-    only = [f"{workload}/{name}" for workload in MEASURED for name in ("netcore", "C", *OTHERS)]
+    only = [
+        f"{workload}/{name}" for workload in (*MEASURED, *OWN) for name in ("netcore", "C", *OTHERS)
+    ]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_PLOTS, "--quick", "--output", str(folder), "--date", "a day"]
         + [f"--only={pattern}" for pattern in only],
@@ -78,7 +82,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_bench_measures_everybody_at_everything_without_a_failure(run: Run) -> None:
     measured = {(r["workload"], r["contestant"]) for r in run.data["records"] if not r["error"]}
 
-    assert measured == {(key, name) for key in MEASURED for name in expected()}, run.said
+    own = {name for name in expected() if name.startswith("netcore")}
+    assert measured == {
+        *((key, name) for key in MEASURED for name in expected()),
+        *((key, name) for key in OWN for name in own),
+    }, run.said
     assert run.code == 0
 
 
@@ -104,7 +112,8 @@ def test_bench_report_has_a_table_row_for_everybody(run: Run) -> None:
         rows = [line for line in run.report.splitlines() if line.startswith(f"| {name} |")]
         rows += [line for line in run.report.splitlines() if line.startswith(f"| **{name}** |")]
 
-        assert len(rows) == len(MEASURED) + 1, name  # and one with its version
+        workloads = [*MEASURED, *(OWN if name.startswith("netcore") else ())]
+        assert len(rows) == len(workloads) + 1, name  # and one with its version
 
 
 def test_bench_without_matplotlib_says_so_and_draws_nothing(run: Run) -> None:

@@ -98,6 +98,8 @@ def _figures(workload: Workload, results: Results) -> Figures:
         figures["p99_9_us"] = client["p99_9"] / 1e3
     if workload.kind == "idle":
         figures.update(_of_idle(workload, results))
+    if workload.kind == "fair":
+        figures.update(_of_fair(results))
     return figures
 
 
@@ -130,6 +132,18 @@ def _of_idle(workload: Workload, results: Results) -> Figures:
         "kib": max(0, server["pss_after_kib"] - server["pss_before_kib"]) / max(1, links - 2),
         "alone_us": client["alone"][50] / 1e3,
         "to_alone": client["latency_ns"][50] / max(1, client["alone"][50]),
+    }
+
+
+def _of_fair(results: Results) -> Figures:
+    node, flooder, polite = results["fair_node"], results["flooder"], results["polite"]
+    return {
+        "lost": max(float(polite["lost"]), abs(flooder["messages"] - node["messages"])),
+        "alone_us": polite["alone"][50] / 1e3,
+        "alone_p99_us": polite["alone"][99] / 1e3,
+        "p99_to_alone": polite["latency_ns"][99] / max(1, polite["alone"][99]),
+        "flood": flooder["messages"] / max(1e-9, flooder["seconds"]),
+        "waited": 100 * node["waited"] / max(1e-9, flooder["seconds"]),
     }
 
 

@@ -68,6 +68,17 @@ def _columns(workload: Workload) -> tuple[Column, ...]:
             ("p99 µs", "p99_us", _digits),
             _LOST,
         )
+    if workload.kind == "fair":
+        return (
+            ("p50 µs alone", "alone_us", _digits),
+            ("p99 µs alone", "alone_p99_us", _digits),
+            ("p50 µs beside the flood", "p50_us", _digits),
+            ("p99 µs beside the flood", "p99_us", _digits),
+            ("p99 of alone", "p99_to_alone", _times),
+            ("flood, messages/s", "flood", number),
+            ("node waited for a core, % of the time", "waited", _digits),
+            _LOST,
+        )
     side = "relay" if workload.kind == "relay" else "busier side"
     return (
         *(_LATENCY if workload.kind == "round_trip" else _RATE),
@@ -89,6 +100,7 @@ _TELLING: Final[dict[str, tuple[str, str, Callable[[float], str], bool]]] = {
     "relay": ("messages per CPU second of the relay", "per_cpu_s", number, True),
     "round_trip": ("p50 in µs", "p50_us", _digits, False),
     "busy": ("answers per second", "rate", number, True),
+    "fair": ("p99 beside the flood, of alone", "p99_to_alone", _times, False),
     "idle": ("KiB per link", "kib", _digits, False),
     "churn": ("links per second", "rate", number, True),
     "importing": ("ms", "ms", _digits, False),

@@ -12,10 +12,13 @@ Placement = Literal["any", "one", "two"]
 
 #: relay: three processes, sizes and counts as for a stream. single: one process, which measures
 #: itself.
-Kind = Literal["stream", "relay", "round_trip", "fan", "idle", "churn", "importing", "lookup"]
+Kind = Literal[
+    "stream", "relay", "round_trip", "fan", "fair", "idle", "churn", "importing", "lookup"
+]  # fmt: skip
 
 IDLE_LINKS: Final = 5_000
 FAN_LINKS: Final = 100
+POLITE_LINKS: Final = 10
 
 #: Unacknowledged bytes that the source of a relay may have under way, roughly.
 _RELAY_WINDOW_BYTES: Final = 1 << 20
@@ -150,6 +153,16 @@ WORKLOADS: Final = (
         kind="fan",
         roles=("fan_sink", "fan_source"),
         options={"links": FAN_LINKS},
+    ),
+    Workload(
+        key="fair",
+        title=f"64 B there and back on {POLITE_LINKS} links beside one that floods",
+        kind="fair",
+        roles=("fair_node", "flooder", "polite"),
+        first=1_000,
+        most=200_000,
+        options={"links": POLITE_LINKS},
+        placement="two",  # the flood on one, the node and the polite ones on the other
     ),
     _idle("idle", f"{IDLE_LINKS:,} idle links"),
     _idle("idle-handler", f"{IDLE_LINKS:,} idle links, an object for each", handler=1),

@@ -17,7 +17,7 @@ from netcore import (
 )
 from netcore.agent import BehaviorAgent, ConnectionSender
 from netcore.rpc import CallAnswer, RpcAnswer, RpcRequest
-from tools.bench import netcore_links, netcore_lookup
+from tools.bench import netcore_fair, netcore_links, netcore_lookup
 from tools.bench.netcore_parts import (
     RELAY,
     SERVICE,
@@ -294,6 +294,7 @@ ROLES: Final[dict[str, Role]] = {
     "callee": echo,
     "caller": caller,
     **netcore_links.ROLES,
+    **netcore_fair.ROLES,
     "importing": importing("import netcore"),
     "lookup": netcore_lookup.lookup,
 }
