@@ -125,6 +125,7 @@ class Connection(Source):
         self._read_bytes = switch.read_budget_bytes  # asked for at a time
         self._registered = 0  # events the loop watches
         self._started = False
+        self._blocked = False  # the stream took less than it was given
         self._refused = False  # a send was refused since the queue was last low
         self._eof_in = False
         self._eof_out = False
@@ -228,10 +229,12 @@ class Connection(Source):
             self._fail_now()
             return
         try:
-            blocked = self._write_all()
+            # While it is watched for room, trying to write would be a system call a turn.
+            blocked = bool(self._blocked and self._registered & WRITE) or self._write_all()
         except OSError as exc:
             self._lose(f"write failed: {exc.strerror or exc}")
             return
+        self._blocked = blocked
         self._watch(READ * (not self._eof_in) | WRITE * blocked)
         if self._refused and self.queued_bytes <= self._switch.write_low_bytes:
             self._refused = False
@@ -307,6 +310,7 @@ class Connection(Source):
             self._receive()
             self._adapt(self.frames_received - frames)
         if events & WRITE:
+            self._blocked = False
             self._switch.loop.mark_dirty(self)
 
     def _receive(self) -> None:
