@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +21,8 @@ from netcore import (
     wire,
 )
 from netcore._backend import BackendName
-from support.campaign import Traffic
+from netcore.transport.unix import UnixTransport
+from support.campaign import SECRET, Traffic
 from support.virtual import Cluster, RawPeer, Spy, cluster_of, until_refused
 
 
@@ -453,14 +456,40 @@ def test_sent_is_delivered_plus_dropped_in_random_networks(
     latency_ms = rng.choice([0, 1, 20])
     window = rng.choice([2_048, 16_384, 262_144])
     with cluster_of(backend, seed=seed, latency_ms=latency_ms, window_bytes=window) as cluster:
-        traffic = Traffic(cluster, rng, mixed=mixed)
-        for _ in range(60):
-            traffic.step()
-        traffic.quiet = True
-        cluster.until(traffic.is_over)
-        cluster.advance(1_000)
-        cluster.assert_nothing_lost()
-        assert traffic.undone == 0
-        assert cluster.total("hook_errors") == 0
-        assert cluster.total("messages_delivered") > 100
-        assert all(link.queued_bytes == 0 for n in cluster.nodes for link in n.connections)
+        live_and_count(cluster, Traffic(cluster, rng, mixed=mixed))
+
+
+@pytest.mark.parametrize("seed", range(20, 32))
+@pytest.mark.parametrize("secret", [None, SECRET], ids=["open", "auth"])
+def test_sent_is_delivered_plus_dropped_over_sockets_that_take_little(
+    backend: BackendName,
+    secret: bytes | None,
+    seed: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = random.Random(seed)
+    sndbuf = rng.choice([1, 20_000, 200_000])
+
+    def configure(transport: object, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+
+    monkeypatch.setattr(UnixTransport, "configure", configure, raising=False)
+    budget = rng.choice([4_096, 16_384, 262_144])
+    with cluster_of(backend, seed=seed, folder=tmp_path) as cluster:
+        traffic = Traffic(cluster, rng, mixed=True, secret=secret, read_budget_bytes=budget)
+        live_and_count(cluster, traffic)
+
+
+def live_and_count(cluster: Cluster, traffic: Traffic) -> None:
+    for _ in range(60):
+        traffic.step()
+    traffic.quiet = True
+    cluster.until(traffic.is_over)
+    cluster.advance(1_000)
+    cluster.assert_nothing_lost()
+    assert traffic.undone == 0
+    assert traffic.deepest == 1
+    assert cluster.total("hook_errors") == 0
+    assert cluster.total("messages_delivered") > 100
+    assert all(link.queued_bytes == 0 for n in cluster.nodes for link in n.connections)

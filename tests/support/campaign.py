@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from netcore import LocalError, Node, RouteRule
@@ -105,17 +106,19 @@ class Campaign:
 class Traffic:
     """Random messages and calls over random links that come and go politely."""
 
-    def __init__(self, cluster: Cluster, rng: random.Random, *, mixed: bool) -> None:
+    def __init__(self, cluster: Cluster, rng: random.Random, *, mixed: bool, **config: Any) -> None:
         self.cluster, self.rng = cluster, rng
         self.quiet = False
         self.undone = 0
+        self.logs: dict[Node, Log] = {}
         other: dict[BackendName, BackendName] = {"pure": "fast", "fast": "pure"}
         for number in rng.sample(range(1, 200), rng.randrange(3, 8)):
             handlers = rng.choice(["all", "quiet", None])
-            services = [Spy(10, rpc=self.answer, message=self.react, event=self.react)]
+            log = Log()
+            services = [Spy(10, log, rpc=self.answer, message=self.react, event=self.react)]
             if rng.random() < 0.5:
-                services.append(Spy(20, handlers=handlers))
-            cluster.add(
+                services.append(Spy(20, log, handlers=handlers))
+            node = cluster.add(
                 number,
                 *services,
                 backend=other[cluster.backend] if mixed and rng.random() < 0.5 else None,
@@ -127,7 +130,14 @@ class Traffic:
                 close_timeout_ms=60_000,
                 ping_interval_ms=1_000,
                 tick_ms=10_000,
+                **config,
             )
+            self.logs[node] = log
+
+    @property
+    def deepest(self) -> int:
+        """How many hooks of one node ran inside each other."""
+        return max(log.deepest for log in self.logs.values())
 
     def is_over(self) -> bool:
         links = [link for node in self.cluster.nodes for link in node.connections]
@@ -145,8 +155,16 @@ class Traffic:
             agent.call_later(self.rng.randrange(200), lambda: try_send(res.ok))
         return chance < 0.9
 
-    def done(self, answer: object) -> None:
-        self.undone -= 1
+    def done(self, node: Node) -> Callable[..., Any]:
+        """Return the end of one call, which must come once."""
+        ends: list[object] = []
+
+        def on_done(answer: object) -> None:
+            ends.append(answer)
+            assert len(ends) == 1
+            self.undone -= 1
+
+        return self.logs[node].wrap("done", on_done)
 
     def step(self) -> None:
         action = self.rng.choice([self.send] * 8 + [self.dial] * 3 + [self.close])
@@ -186,7 +204,9 @@ class Traffic:
             try_send(agent.send_to_conn, rng.choice(node.connections).conn_id, payload, **how)
         else:
             rule = rng.choice([RouteRule.node(dest), RouteRule.service(), RouteRule.closest(dest)])
-            sent = try_send(agent.call, rule, rng.choice([10, 20, 99]), payload, self.done, 3_000)
+            sent = try_send(
+                agent.call, rule, rng.choice([10, 20, 99]), payload, self.done(node), 3_000
+            )
             self.undone += sent
 
 

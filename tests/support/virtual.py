@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from netcore import (
@@ -35,6 +36,8 @@ Reaction = Callable[..., Any]
 class Cluster:
     """Nodes that share one clock, which stands still until ``advance``.
 
+    Their links are in memory, or unix sockets when there is a ``folder`` for them.
+
     Attributes:
         now_ms: The time of all nodes.
         nodes: Every node ever added, also closed ones.
@@ -50,8 +53,10 @@ class Cluster:
         seed: int = 0,
         latency_ms: int = 0,
         window_bytes: int = 256 * 1024,
+        folder: Path | None = None,
     ) -> None:
         self.backend = backend
+        self._folder = folder
         self.network = MemoryNetwork(latency_ms, window_bytes)
         self.now_ms = 1_000_000
         self.nodes: list[Node] = []
@@ -72,18 +77,19 @@ class Cluster:
         """Add a node; it listens under a name of its own."""
         self._seed += 1
         name = f"n{node_id}-{self._seed}"
+        address = f"/memory/{name}" if self._folder is None else f"/unix{self._folder / name}"
         node = Node(
             node_id,
             behaviors,
             router,
-            [MemoryTransport(self.network, name)],
+            [MemoryTransport(self.network, name)] if self._folder is None else None,
             backend=self.backend if backend is None else backend,
             clock_ms=lambda: self.now_ms,
             rng=random.Random(self._seed),
             **config,
         )
         if listen:
-            node.listen(f"/memory/{name}")
+            node.listen(address)
         self.nodes.append(node)
         return node
 
