@@ -158,4 +158,6 @@ def _pinned(workload: Workload, index: int) -> dict[str, object]:
     if workload.placement == "any":
         return {}
     allowed = cores()
+    if workload.placement == "first":
+        return {"cpu": allowed[min(index, 1, len(allowed) - 1)]}
     return {"cpu": allowed[index % len(allowed) if workload.placement == "two" else 0]}

@@ -7,8 +7,9 @@ from typing import Final, Literal
 
 __all__ = ["WORKLOADS", "Placement", "Workload"]
 
-#: "any": wherever the scheduler likes; "one": both processes on one core; "two": a core each.
-Placement = Literal["any", "one", "two"]
+#: "any": wherever the scheduler likes; "one": both processes on one core; "two": a core each;
+#: "first": the first process has a core to itself.
+Placement = Literal["any", "one", "two", "first"]
 
 #: relay: three processes, sizes and counts as for a stream. single: one process, which measures
 #: itself.
@@ -162,7 +163,7 @@ WORKLOADS: Final = (
         first=1_000,
         most=200_000,
         options={"links": POLITE_LINKS},
-        placement="two",  # the flood on one, the node and the polite ones on the other
+        placement="first",  # the node has a core to itself
     ),
     _idle("idle", f"{IDLE_LINKS:,} idle links"),
     _idle("idle-handler", f"{IDLE_LINKS:,} idle links, an object for each", handler=1),
