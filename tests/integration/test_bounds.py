@@ -471,7 +471,7 @@ def test_sent_is_delivered_plus_dropped_over_sockets_that_take_little(
     rng = random.Random(seed)
     sndbuf = rng.choice([1, 20_000, 200_000])
 
-    def configure(transport: object, sock: socket.socket) -> None:
+    def configure(transport: object, sock: socket.socket, remote: object) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
 
     monkeypatch.setattr(UnixTransport, "configure", configure, raising=False)
