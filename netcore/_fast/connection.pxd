@@ -51,6 +51,8 @@ cdef enum:
 
 cdef enum:
     READ_CHUNK_BYTES = 131072   # of one read: what it brings is handled while it is in the cache
+    LEAST_PORTION_BYTES = 4096
+    SLICE_NS = 200000           # what one link may take of a turn, about, before the others
     WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel
 
 
@@ -115,6 +117,7 @@ cdef class Connection(Source):
     cdef Timer _timer
     cdef int _sock_fd                       # -1 with a channel
     cdef int _registered                    # events the loop watches
+    cdef uint32_t _portion                  # bytes asked for at a time
     cdef bint _started
     cdef bint _blocked                      # the socket took less than it was given
     cdef bint _refused                      # a send was refused since the queue was last low
@@ -135,6 +138,8 @@ cdef class Connection(Source):
     ) except -1
     cdef int _write_all(self) except -1
     cdef int _write_pieces(self) except -1
+    cdef ssize_t _write_gathered(self, size_t* total) noexcept
+    cdef bint _may_write(self) noexcept
     cdef size_t c_write_past(self, const uint8_t* frames, size_t n) noexcept
     cdef int _write_records(self) except -1
     cdef int _seal(self) except -1
@@ -149,6 +154,7 @@ cdef class Connection(Source):
     cdef int _receive(self) except -1
     cdef int _receive_some(self, size_t budget) except -1
     cdef int _receive_large(self, uint8_t* buffer, size_t budget) except -1
+    cdef void _adapt(self, size_t n, long long took_ns) noexcept
     cdef int _receive_nothing(self, ssize_t n) except -1
     cdef int _grow_large(self) except -1
     cdef int _lack_memory(self) except -1

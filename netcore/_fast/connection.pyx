@@ -174,6 +174,7 @@ cdef class Connection(Source):
         self._records = records
         self._unsent = b""
         self._close_reason = ENDED
+        self._portion = READ_CHUNK_BYTES
         self._handlers = ()
         # Last: nothing may fail once the descriptor is ours.
         self._sock_fd = -1 if sock is None else sock.detach()
@@ -397,42 +398,13 @@ cdef class Connection(Source):
 
     cdef int _write_pieces(self) except -1:
         """Do so without copying: several pieces of the queues with one system call."""
-        cdef iovec pieces[MAX_PIECES]
-        cdef msghdr message
         cdef size_t total, words
         cdef ssize_t sent
-        cdef int i, count
-        memset(&message, 0, sizeof(message))
-        message.msg_iov = pieces
         while True:
-            # What is left of the handshake, the frame that has begun, control frames, data.
             words = PyBytes_GET_SIZE(self._unsent)
             if words == 0 and self._is_empty():
                 return 0
-            pieces[0].iov_base = PyBytes_AS_STRING(self._unsent)
-            pieces[0].iov_len = words
-            count = words != 0
-            count += queue_gather(
-                &self._data, 0, self._data.left, pieces + count, MAX_PIECES - count
-            )
-            count += queue_gather(
-                &self._control, 0, self._control.bytes, pieces + count, MAX_PIECES - count
-            )
-            count += queue_gather(
-                &self._data,
-                self._data.left,
-                self._data.bytes - self._data.left,
-                pieces + count,
-                MAX_PIECES - count,
-            )
-            total = 0
-            for i in range(count):
-                total += pieces[i].iov_len
-            message.msg_iovlen = count
-            if count == 1:  # which is cheaper
-                sent = send(self._sock_fd, pieces[0].iov_base, total, MSG_DONTWAIT | MSG_NOSIGNAL)
-            else:
-                sent = sendmsg(self._sock_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = self._write_gathered(&total)
             if sent < 0:
                 self._check_errno()
                 sent = 0
@@ -445,21 +417,65 @@ cdef class Connection(Source):
             if self._blocked:
                 return 1
 
+    cdef ssize_t _write_gathered(self, size_t* total) noexcept:
+        """Offer the socket what comes first; return what it took, or -1 and errno."""
+        cdef iovec pieces[MAX_PIECES]
+        cdef msghdr message
+        cdef int i, count
+        # What is left of the handshake, the frame that has begun, control frames, data.
+        pieces[0].iov_base = PyBytes_AS_STRING(self._unsent)
+        pieces[0].iov_len = PyBytes_GET_SIZE(self._unsent)
+        count = pieces[0].iov_len != 0
+        count += queue_gather(&self._data, 0, self._data.left, pieces + count, MAX_PIECES - count)
+        count += queue_gather(
+            &self._control, 0, self._control.bytes, pieces + count, MAX_PIECES - count
+        )
+        count += queue_gather(
+            &self._data,
+            self._data.left,
+            self._data.bytes - self._data.left,
+            pieces + count,
+            MAX_PIECES - count,
+        )
+        total[0] = 0
+        for i in range(count):
+            total[0] += pieces[i].iov_len
+        if count == 1:  # which is cheaper
+            return send(self._sock_fd, pieces[0].iov_base, total[0], MSG_DONTWAIT | MSG_NOSIGNAL)
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = pieces
+        message.msg_iovlen = count
+        return sendmsg(self._sock_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+
+    cdef bint _may_write(self) noexcept:
+        """Whether bytes may leave between two flushes: only if that can change nothing else."""
+        return (
+            self._sock_fd >= 0
+            and not self._blocked
+            and self._records is None
+            and self._started
+            and self._failure is None
+            and PyBytes_GET_SIZE(self._unsent) == 0
+        )
+
+    cdef void c_write_early(self) noexcept:
+        cdef size_t total
+        cdef ssize_t sent
+        if self._is_empty() or not self._may_write():
+            return
+        sent = self._write_gathered(&total)
+        if sent > 0:
+            self._count_sent(sent)
+            self._consume(sent)
+            self._blocked = <size_t>sent < total
+
     cdef size_t c_write_past(self, const uint8_t* frames, size_t n) noexcept:
         """Write frames past the queues when these are empty; return how many bytes have left.
 
         Whatever goes wrong is met again, and told, by the flush of what is left.
         """
         cdef ssize_t sent
-        if (
-            not self._is_empty()
-            or self._blocked
-            or self._records is not None
-            or self._sock_fd < 0
-            or not self._started
-            or self._failure is not None
-            or PyBytes_GET_SIZE(self._unsent) != 0
-        ):
+        if not self._is_empty() or not self._may_write():
             return 0
         sent = send(self._sock_fd, frames, n, MSG_DONTWAIT | MSG_NOSIGNAL)
         if sent < 0:
@@ -550,7 +566,7 @@ cdef class Connection(Source):
         return 0
 
     cdef int _receive(self) except -1:
-        """Receive until the budget of the turn is used up, or there was less than asked for."""
+        """Receive once, and into a large frame until the budget of the turn is used up."""
         cdef uint64_t end = self.bytes_received + self._switch.read_budget_bytes
         while (
             self.bytes_received < end
@@ -567,6 +583,7 @@ cdef class Connection(Source):
         cdef size_t kept = 0
         cdef uint8_t* buffer
         cdef ssize_t n
+        cdef long long begun_ns
         if switch._busy:  # inside a hook; the fd stays ready
             return 0
         buffer = switch._shared_buffer()
@@ -578,7 +595,8 @@ cdef class Connection(Source):
         if kept > switch._buffer_bytes - switch.read_budget_bytes:
             return self._feed(NULL, 0)  # whole frames, which an exception left there
         copy_bytes(buffer, self._inbox.tail, kept)
-        budget = min(budget, <size_t>READ_CHUNK_BYTES)
+        budget = min(budget, <size_t>self._portion)
+        begun_ns = switch.loop.c_stamp()
         n = recv(self._sock_fd, buffer + kept, budget, MSG_DONTWAIT)
         if n <= 0:
             return self._receive_nothing(n)
@@ -587,9 +605,21 @@ cdef class Connection(Source):
         self._count_received(n)
         inbox_drop_tail(&self._inbox)
         self._handle_input(buffer, kept + n)
+        self._adapt(n, switch.loop.c_stamp() - begun_ns)
         # Many small frames cost more time than their bytes say: others first. The rest of the
         # budget is for a large one, which costs nothing but its copy.
         return <size_t>n == budget and self._inbox.large != NULL
+
+    cdef void _adapt(self, size_t n, long long took_ns) noexcept:
+        """Ask for as much as a turn has time for: n bytes took so long to receive and handle."""
+        cdef size_t fits
+        if took_ns <= 0:  # a clock of the caller's
+            return
+        fits = n * <size_t>SLICE_NS // <size_t>took_ns
+        if fits < n:
+            self._portion = <uint32_t>max(fits, n // 2, <size_t>LEAST_PORTION_BYTES)
+        elif n == self._portion:
+            self._portion = <uint32_t>min(fits, 2 * n, <size_t>READ_CHUNK_BYTES)
 
     cdef int _receive_records(self, uint8_t* buffer) except -1:
         """Receive behind the unfinished frame and the unfinished record, and open in place."""
@@ -598,10 +628,12 @@ cdef class Connection(Source):
         cdef size_t kept = self._inbox.tail_bytes
         cdef size_t waiting = records.tail_bytes
         cdef uint8_t* start = buffer + RECORD_ROOM_BYTES + kept
-        cdef ssize_t n
+        cdef size_t portion = min(switch.read_budget_bytes, <size_t>self._portion)
+        cdef long long begun_ns = switch.loop.c_stamp()
+        cdef ssize_t n, received
         if kept > LARGE_FRAME_BYTES + HEAD_BYTES:
             return self._feed(NULL, 0)
-        n = recv(self._sock_fd, start + waiting, switch.read_budget_bytes, MSG_DONTWAIT)
+        n = received = recv(self._sock_fd, start + waiting, portion, MSG_DONTWAIT)
         if n <= 0:
             return self._receive_nothing(n)
         if self._failure is not None:
@@ -618,7 +650,9 @@ cdef class Connection(Source):
             switch._busy = False
         copy_bytes(start - kept, self._inbox.tail, kept)
         inbox_drop_tail(&self._inbox)
-        return self._handle_input(start - kept, kept + n)
+        self._handle_input(start - kept, kept + n)
+        self._adapt(received, switch.loop.c_stamp() - begun_ns)
+        return 0
 
     cdef int _receive_large(self, uint8_t* buffer, size_t budget) except -1:
         """Receive into the large frame, and what goes beyond its room into the shared buffer.

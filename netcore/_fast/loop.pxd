@@ -32,10 +32,13 @@ cdef class Source:
     # What the loop calls. By default they call the methods of the same name without "c_".
     cdef int c_on_ready(self, int events) except -1
     cdef int c_flush(self) except -1
+    # Between two hooks of a long turn: write without calling anybody; flush tells what comes of it.
+    cdef void c_write_early(self) noexcept
 
 
 cdef class Loop:
     cdef long long _now_ms
+    cdef long long _early_ns        # when in this turn sources are next asked to write early
     cdef bint _in_turn
     cdef bint _leaving
     cdef bint _closed
@@ -67,6 +70,10 @@ cdef class Loop:
     cdef int c_mark_dirty(self, Source source) except -1
     cdef Timer c_call_at(self, long long when_ms, object fn, tuple args)
     cdef int c_update_now(self) except -1
+    # Nanoseconds of CLOCK_MONOTONIC; always 0 with a clock of the caller's.
+    cdef long long c_stamp(self) noexcept
+    # To be called now and then in what may take long.
+    cdef void c_write_early(self) noexcept
     # For any thread that holds the GIL.
     cdef void c_wake(self) noexcept
 

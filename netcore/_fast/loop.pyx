@@ -66,6 +66,8 @@ cdef enum:
     FLUSH_PASSES = 64           # two sources that mark each other must not hold the turn for ever
     LONGEST_WAIT_MS = 86400000  # selectors overflow beyond some weeks
     FIRST_SLOTS = 64
+    EARLY_NS = 50000            # a few times what a write and the wake-up of its reader cost
+    EARLY_SOURCES = 64          # more are not looked through several times a turn
 
 cdef uint64_t WAKE = 0xFFFFFFFFFFFFFFFF  # `data` of the wake-up pair; no fd is that large
 cdef uint64_t TIMER = 0xFFFFFFFFFFFFFFFE  # and of the timer's
@@ -84,6 +86,12 @@ cdef long long to_int64(object value) except? -1:
     if overflow:
         return farthest if overflow > 0 else -farthest
     return max(-farthest, min(number, farthest))
+
+
+cdef inline long long monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <long long>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 cdef int checked_events(object events) except -1:
@@ -113,6 +121,9 @@ cdef class Source:
     cdef int c_flush(self) except -1:
         self.flush()
         return 0
+
+    cdef void c_write_early(self) noexcept:
+        pass
 
 
 @cython.auto_pickle(False)
@@ -202,15 +213,38 @@ cdef class Loop:
         return None if deadline < 0 else deadline
 
     cdef int c_update_now(self) except -1:
-        self._now_ms = self._clock_ms()
+        cdef long long now_ns
+        if self._clock is not None:
+            self._now_ms = self._clock()
+            return 0
+        now_ns = monotonic_ns()
+        self._now_ms = now_ns // 1000000
+        self._early_ns = now_ns + EARLY_NS
         return 0
 
     cdef long long _clock_ms(self) except? -1:
-        cdef timespec now
-        if self._clock is not None:
-            return self._clock()
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        return <long long>now.tv_sec * 1000 + now.tv_nsec // 1000000
+        return self._clock() if self._clock is not None else monotonic_ns() // 1000000
+
+    cdef long long c_stamp(self) noexcept:
+        return monotonic_ns() if self._clock is None else 0
+
+    cdef void c_write_early(self) noexcept:
+        """Let out what waits for the end of a turn that takes long.
+
+        Else a message would wait for all that comes behind it in the turn, and who is to answer it
+        would wait as well.
+        """
+        cdef long long now_ns
+        cdef Py_ssize_t n = len(self._dirty)
+        cdef Py_ssize_t at
+        if not 0 < n <= <Py_ssize_t>EARLY_SOURCES or self._clock is not None:
+            return
+        now_ns = monotonic_ns()
+        if now_ns < self._early_ns:
+            return
+        self._early_ns = now_ns + EARLY_NS
+        for at in range(n):
+            (<Source>self._dirty[at]).c_write_early()
 
     cdef Timer c_call_at(self, long long when_ms, object fn, tuple args):
         self._check_open()
@@ -518,13 +552,11 @@ cdef class Loop:
 
     cdef int _sleep(self, int timeout_ms) noexcept nogil:
         """Wait for events; at first, if asked to, without giving up the core."""
-        cdef timespec time
         cdef long long now, start, end
         cdef int n
         if self._busy_poll_us == 0:
             return epoll_wait(self._epoll, self._ready, BATCH, timeout_ms)
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        start = <long long>time.tv_sec * 1000000 + time.tv_nsec // 1000
+        start = monotonic_ns() // 1000
         end = start + self._busy_poll_us
         if timeout_ms >= 0:
             end = min(end, start + <long long>timeout_ms * 1000)
@@ -532,8 +564,7 @@ cdef class Loop:
             n = epoll_wait(self._epoll, self._ready, BATCH, 0)
             if n != 0:
                 return n
-            clock_gettime(CLOCK_MONOTONIC, &time)
-            now = <long long>time.tv_sec * 1000000 + time.tv_nsec // 1000
+            now = monotonic_ns() // 1000
             if now >= end:
                 break
         if timeout_ms >= 0:
@@ -542,12 +573,10 @@ cdef class Loop:
 
     cdef list _select(self, long long timeout_ms):
         """Do the same with a selector of the caller's."""
-        cdef timespec time
         cdef long long now, start, end
         cdef list events
         if self._busy_poll_us != 0 and timeout_ms != 0:
-            clock_gettime(CLOCK_MONOTONIC, &time)
-            now = start = <long long>time.tv_sec * 1000000 + time.tv_nsec // 1000
+            now = start = monotonic_ns() // 1000
             end = start + self._busy_poll_us
             if timeout_ms > 0:
                 end = min(end, start + timeout_ms * 1000)
@@ -555,8 +584,7 @@ cdef class Loop:
                 events = self._selector.select(0)
                 if events:
                     return events
-                clock_gettime(CLOCK_MONOTONIC, &time)
-                now = <long long>time.tv_sec * 1000000 + time.tv_nsec // 1000
+                now = monotonic_ns() // 1000
             if timeout_ms > 0:
                 timeout_ms = max(0, timeout_ms - (now - start) // 1000)
         return self._selector.select(None if timeout_ms < 0 else timeout_ms / 1000.0)
@@ -578,6 +606,7 @@ cdef class Loop:
         cdef uint32_t events
         if ready is not None:
             for fd, generation, mask in ready:
+                self.c_write_early()
                 served += self._serve(fd, generation, mask)
             return served
         for i in range(self._n_ready):
@@ -587,6 +616,7 @@ cdef class Loop:
                 # As the stdlib has it: an error or a hang-up is both.
                 mask = (READ if events & ~<uint32_t>EPOLLOUT else 0)
                 mask |= (WRITE if events & ~<uint32_t>EPOLLIN else 0)
+                self.c_write_early()
                 served += self._serve(<uint32_t>data, <uint32_t>(data >> 32), mask)
         return served
 

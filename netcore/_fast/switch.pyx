@@ -124,6 +124,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     MAX_ENVELOPE_BYTES = 16     # in front of the payload of a CALL
+    HOOKS_BETWEEN = 16          # looks at the clock
 
 cdef object MAX_U32 = wire.MAX_U32
 cdef object MAX_U64 = (1 << 64) - 1
@@ -694,6 +695,9 @@ cdef class Switch(Hub):
                     if hop != NULL:
                         self._begin_run(&run, hop, &header, frame, total)
                     continue
+            self._hooks += 1
+            if self._hooks % HOOKS_BETWEEN == 0:
+                self.loop.c_write_early()
             if kind == KIND_CALL and self._calls is not None:
                 self._deliver_call(
                     &header,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     # collections.abc.Buffer is newer than the oldest Python that we support.
     BytesLike: TypeAlias = bytes | bytearray | memoryview
+    # What decode_header returns.
+    Header: TypeAlias = tuple[int, int, int, int, int, int, int, int | None, int]
     # payload, from_node, from_service, to_service, route kind, route argument, stream_id, meta,
     # ttl, sender_verified
     _Values: TypeAlias = tuple[bytes, int | None, int, int, int, int, int, int, int, bool]
@@ -32,6 +34,7 @@ __all__ = [
     "decode_message",
     "encode_frame",
     "encode_header",
+    "message_of",
 ]
 
 _FIXED: Final = struct.Struct(">BBBBI")  # flags, ttl, from_service, to_service, stream_id
@@ -239,9 +242,7 @@ def encode_header(
     return _FIXED.pack(flags, ttl, from_service, to_service, stream_id) + tail
 
 
-def decode_header(
-    data: BytesLike,
-) -> tuple[int, int, int, int, int, int, int, int | None, int]:
+def decode_header(data: BytesLike) -> Header:
     """Decode the header at the start of ``data``; what follows it is not looked at.
 
     Returns:
@@ -287,9 +288,12 @@ def decode_message(body: BytesLike, link_node: int) -> Message:
     """
     node = _check("link_node", link_node, wire.MAX_U32)
     data = _as_bytes(body)
-    kind, argument, ttl, from_service, to_service, stream_id, meta, from_node, size = decode_header(
-        data
-    )
+    return message_of(decode_header(data), data, node)
+
+
+def message_of(header: Header, data: bytes, node: int) -> Message:
+    """Return the message whose decoded header is at the start of ``data``."""
+    kind, argument, ttl, from_service, to_service, stream_id, meta, from_node, size = header
     if from_node is None and kind == wire.ROUTE_DIRECT:
         from_node = node
     return _restore(

@@ -283,6 +283,24 @@ class Connection(Source):
                 return True
         return False
 
+    def _write_early(self) -> None:
+        """Write what waits if that can change nothing else; what goes wrong the flush meets too."""
+        if (
+            not self._queue
+            or self._blocked
+            or self._sock is None
+            or self._records is not None
+            or not self._started
+            or self._failure is not None
+            or self._unsent
+        ):
+            return
+        chunk = self._queue.peek()
+        with contextlib.suppress(OSError):
+            sent = self._write(chunk)
+            self._queue.consume(sent)
+            self._blocked = sent < len(chunk)
+
     def _write(self, data: bytes) -> int:
         try:
             if self._sock is not None:
@@ -393,27 +411,28 @@ class Connection(Source):
 
     def _parse(self) -> None:
         """Handle every whole frame in ``_tail``; keep what is unfinished."""
-        buffer = self._tail
+        data = bytes(self._tail)  # of which slices are bytes too; hooks may add to the tail
+        there = len(data)
         position = 0
         try:
             while self._failure is None and self.state != CLOSED:
                 self._need = wire.FRAME_HEADER_BYTES
-                if len(buffer) - position < self._need:
+                if there - position < self._need:
                     break
-                word = _FRAME.unpack_from(buffer, position)[0]
+                word = _FRAME.unpack_from(data, position)[0]
                 length = word & wire.MAX_FRAME_BYTES
                 if length > self.max_frame_bytes:
                     raise FrameError(wire.FRAME_TOO_BIG, 1)
                 self._need += length
-                if len(buffer) - position < self._need:
+                if there - position < self._need:
                     break
                 start = position + wire.FRAME_HEADER_BYTES
                 position += self._need
                 self._need = 0
-                self._on_frame(word >> 24, bytes(memoryview(buffer)[start:position]))
+                self._on_frame(word >> 24, data[start:position])
         finally:
-            del buffer[:position]
-            self._need = self._need if len(buffer) else 0
+            del self._tail[:position]
+            self._need = self._need if position < there else 0
 
     def _on_frame(self, kind: int, body: bytes) -> None:
         self.frames_received += 1

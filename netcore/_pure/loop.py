@@ -45,6 +45,8 @@ _logger = logger_of("netcore.loop")
 
 _FLUSH_PASSES: Final = 64  # two sources that mark each other must not hold the turn for ever
 _LONGEST_WAIT_MS: Final = 86_400_000  # selectors overflow beyond some weeks
+_EARLY_NS: Final = 50_000  # a few times what a write and the wake-up of its reader cost
+_EARLY_SOURCES: Final = 64  # more are not looked through several times a turn
 _FARTHEST_MS: Final = 1 << 62  # keeps times within 64 bits, as the compiled twin stores them
 
 
@@ -96,6 +98,9 @@ class Source:
 
     def flush(self) -> None:
         """Write what was queued; called once after each turn in which it was marked dirty."""
+
+    def _write_early(self) -> None:
+        """Write before that, between two hooks of a long turn, and call nobody."""
 
 
 class _CallbackSource(Source):
@@ -162,6 +167,7 @@ class Loop:
         self._on_error = on_error if on_error is not None else _log_error
         self._max_posts = max_posts
         self._busy_poll_us = operator.index(busy_poll_us) if clock is None else 0
+        self._early_ns: int | None = None if clock is not None else 0  # in this turn, the next time
         self._entries: dict[int, _Entry] = {}
         self._timers = TimerQueue()
         self._posts: deque[Call] = deque()
@@ -398,6 +404,8 @@ class Loop:
             self._flush_dirty()
             ready = self._wait(timeout_ms)
             self._now_ms = self._clock()
+            if self._early_ns is not None:
+                self._early_ns = time.monotonic_ns() + _EARLY_NS
             posts = len(self._posts)
             served = self._serve_ready(ready)
             served += self._serve_timers()
@@ -431,11 +439,26 @@ class Loop:
             if not events or self._entries.get(entry.fd) is not entry:
                 continue
             served += 1
+            self._write_early()
             try:
                 entry.source.on_ready(events)
             except Exception as error:
                 self._on_error("on_ready", error)
         return served
+
+    def _write_early(self) -> None:
+        """Let out what waits for the end of a turn that takes long.
+
+        Else a message would wait for all that comes behind it in the turn, and who is to answer it
+        would wait as well. To be called now and then in what may take long.
+        """
+        if not 0 < len(self._dirty) <= _EARLY_SOURCES or self._early_ns is None:
+            return
+        now_ns = time.monotonic_ns()
+        if now_ns >= self._early_ns:
+            self._early_ns = now_ns + _EARLY_NS
+            for source in self._dirty:
+                source._write_early()
 
     def _serve_timers(self) -> int:
         timers, served = self._timers, 0

@@ -27,7 +27,7 @@ from ..errors import (
 from ..ids import format_conn
 from ..route import RouteAction, RouteRule
 from ..stats import SWITCH_COUNTERS
-from .codec import Message, decode_header, decode_message, encode_header
+from .codec import Message, decode_header, decode_message, encode_header, message_of
 from .connection import OPEN, Channel, Connection, Hook
 from .loop import Loop, Source
 from .records import Records
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Payload", "Switch"]
 
 _FRAME = struct.Struct(">I")
+#: So many hooks of received frames between two looks at the clock.
+HOOKS_BETWEEN: Final = 16
 
 Payload = bytes | bytearray | memoryview
 #: (action, conn_id, node_id), the answer of a route table.
@@ -143,6 +145,8 @@ class Switch(Source):
         self._sink = sink
         self._commands = sink.commands
         self._table: RouteTable | None = router if isinstance(router, RouteTable) else None
+        self._local_node = -1 if self._table is None else self._table.local_node
+        self._hooks = 0  # called, for frames that came
         self._router: Router | None = None if isinstance(router, RouteTable) else router
         self._connections: dict[int, Connection] = {}
         self._behaviors: list[tuple[Hook, object] | None] = [None] * wire.SERVICES
@@ -406,11 +410,16 @@ class Switch(Source):
         """Deliver, relay or drop one MESSAGE or CALL."""
         header = decode_header(body)
         link_node = conn.remote_node_id
-        route = self._path(header[0], header[1], header[4], link_node)
-        if route[0] == wire.ACTION_LOCAL:
-            self._deliver(kind, conn, decode_message(body, link_node))
-        else:
-            self._relay(conn, kind, body, route)
+        # What the table would say of messages to this node; a router of the caller's is asked.
+        if header[0] != wire.ROUTE_NODE or header[1] != self._local_node:
+            route = self._path(header[0], header[1], header[4], link_node)
+            if route[0] != wire.ACTION_LOCAL:
+                self._relay(conn, kind, body, route)
+                return
+        self._hooks += 1
+        if not self._hooks % HOOKS_BETWEEN:
+            self.loop._write_early()
+        self._deliver(kind, conn, message_of(header, body, link_node))
 
     def _relay(self, conn: Connection, kind: int, body: bytes, route: Route) -> None:
         action, conn_id, node_id = route
@@ -445,8 +454,11 @@ class Switch(Source):
         target = conn._handlers.get(service) if conn is not None and conn._handlers else None
         if target is None:
             target = self._behaviors[service]
-        control = conn is not None and message.route.kind == wire.ROUTE_DIRECT
-        if control and service >= wire.FIRST_RESERVED_SERVICE:
+        if (
+            service >= wire.FIRST_RESERVED_SERVICE
+            and conn is not None
+            and message.route.kind == wire.ROUTE_DIRECT
+        ):
             self._counts["control_received"] += 1
         elif target is None:
             self._counts["dropped_no_service"] += 1

@@ -131,7 +131,7 @@ class Rig:
         self.kernels = kernels
         self.clock = Clock()
         self.errors: list[tuple[str, BaseException]] = []
-        self.loop = kernels.Loop(clock=self.clock, on_error=self._on_error)
+        self.loop = self._new_loop()
         self.table = kernels.RouteTable(NODE)
         self.sink = RecordingSink()
         self.switch = kernels.Switch(
@@ -143,6 +143,9 @@ class Rig:
         )
         self.sink.switch = self.switch
         self._sockets: list[socket.socket] = []
+
+    def _new_loop(self) -> Any:
+        return self.kernels.Loop(clock=self.clock, on_error=self._on_error)
 
     def _on_error(self, where: str, error: BaseException) -> None:
         self.errors.append((where, error))

@@ -144,6 +144,7 @@ def _of_fair(results: Results) -> Figures:
         "p99_to_alone": polite["latency_ns"][99] / max(1, polite["alone"][99]),
         "flood": flooder["messages"] / max(1e-9, flooder["seconds"]),
         "waited": 100 * node["waited"] / max(1e-9, flooder["seconds"]),
+        "polite_waited": 100 * polite["waited"] / max(1e-9, polite["seconds"]),
     }
 
 

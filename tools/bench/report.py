@@ -77,6 +77,7 @@ def _columns(workload: Workload) -> tuple[Column, ...]:
             ("p99 of alone", "p99_to_alone", _times),
             ("flood, messages/s", "flood", number),
             ("node waited for a core, % of the time", "waited", _digits),
+            ("the ten waited for one, %", "polite_waited", _digits),
             _LOST,
         )
     side = "relay" if workload.kind == "relay" else "busier side"
