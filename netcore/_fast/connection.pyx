@@ -357,7 +357,8 @@ cdef class Connection(Source):
         while True:
             left = records.out_end - records.out_start
             records.out_start += self._send(records.out + records.out_start, left)
-            if records.out_start < records.out_end:
+            self._blocked = records.out_start < records.out_end
+            if self._blocked:
                 records.shrink_out()
                 return 1
             if self._is_empty():

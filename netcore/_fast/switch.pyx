@@ -413,17 +413,9 @@ cdef class Switch(Hub):
         size += PyBytes_GET_SIZE(data)
         if size > self.max_frame_bytes:
             self._refuse(MessageTooBigError(size, self.max_frame_bytes))
-        if (
-            self._way.conn != NULL
-            and self._way.kind == route_kind
-            and self._way.key == route_key(&header)
-            and self._way.version == self._table._version
-        ):
-            conn = <Connection>self._way.conn
-        else:
-            conn = self._outgoing(&header, &action)
-            if action == ACTION_LOCAL:
-                return self._push_local(frame_kind, new_message(data, &header, self.node_id, True))
+        conn = self._outgoing(&header, &action)
+        if action == ACTION_LOCAL:
+            return self._push_local(frame_kind, new_message(data, &header, self.node_id, True))
         if conn is None or conn.state != OPEN:
             self._refuse(NoRouteError(destination(&header)))
         return self._push_data(conn, frame_kind, &header, data, size)
@@ -432,6 +424,14 @@ cdef class Switch(Hub):
         """Return the link to send over, if any; the answer of the table is kept while it holds."""
         cdef route_t route
         cdef PyObject* found
+        if (
+            self._way.conn != NULL
+            and self._way.kind == header.kind
+            and self._way.key == route_key(header)
+            and self._way.version == self._table._version
+        ):
+            action[0] = ACTION_NEXT
+            return <Connection>self._way.conn
         self._find_route(header, NO_NODE, &route)
         action[0] = route.action
         found = self._find(route.conn) if route.action == ACTION_NEXT else NULL
@@ -451,9 +451,10 @@ cdef class Switch(Hub):
         cdef uint8_t* to
         if size > <Py_ssize_t>conn.max_frame_bytes or queued(conn) >= self.write_high_bytes:
             conn._check_queue(size)
-        self._counts[MESSAGES_SENT] += 1
         if size >= BY_REFERENCE_BYTES:
-            return conn._push(&conn._data, frame_kind, header, data)
+            conn._push(&conn._data, frame_kind, header, data)
+            self._counts[MESSAGES_SENT] += 1
+            return 0
         to = queue_reserve(&conn._data, &self._pool, FRAME_HEADER_BYTES + <uint32_t>size)
         if to == NULL:
             raise MemoryError
@@ -461,6 +462,7 @@ cdef class Switch(Hub):
         to += FRAME_HEADER_BYTES
         to += c_encode_header(to, header)
         memcpy(to, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        self._counts[MESSAGES_SENT] += 1
         conn.frames_sent += 1
         if not conn._dirty:
             self.loop.c_mark_dirty(conn)
@@ -483,24 +485,17 @@ cdef class Switch(Hub):
         size += n + <size_t>PyBytes_GET_SIZE(payload)
         if size > <size_t>self.max_frame_bytes:
             self._refuse(MessageTooBigError(size, self.max_frame_bytes))
-        if (
-            self._way.conn != NULL
-            and self._way.kind == header.kind
-            and self._way.key == route_key(header)
-            and self._way.version == self._table._version
-        ):
-            conn = <Connection>self._way.conn
-        else:
-            conn = self._outgoing(header, &action)
-            if action == ACTION_LOCAL:
-                data = PyBytes_FromStringAndSize(<const char*>envelope, n) + payload
-                return self._push_local(KIND_CALL, new_message(data, header, self.node_id, True))
+        conn = self._outgoing(header, &action)
+        if action == ACTION_LOCAL:
+            data = PyBytes_FromStringAndSize(<const char*>envelope, n) + payload
+            return self._push_local(KIND_CALL, new_message(data, header, self.node_id, True))
         if conn is None or conn.state != OPEN:
             self._refuse(NoRouteError(destination(header)))
         if size > conn.max_frame_bytes or queued(conn) >= self.write_high_bytes:
             conn._check_queue(size)
+        self._push_call(conn, header, envelope, n, payload)
         self._counts[MESSAGES_SENT] += 1
-        return self._push_call(conn, header, envelope, n, payload)
+        return 0
 
     cdef int _push_call(
         self,
