@@ -50,8 +50,8 @@ cdef enum:
     COUNTERS = 19
 
 cdef enum:
-    READ_CHUNK_BYTES = 131072   # of one read: what it brings is handled while it is in the cache
-    LEAST_PORTION_BYTES = 4096
+    READ_CHUNK_KIB = 128        # of one read: what it brings is handled while it is in the cache
+    LEAST_PORTION_KIB = 4
     SLICE_NS = 200000           # what one link may take of a turn, about, before the others
     WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel
 
@@ -69,6 +69,7 @@ cdef class Hub(Source):
     cdef readonly long long close_timeout_ms
     cdef object _sink
     cdef bint _busy                         # frames are being parsed
+    cdef uint32_t _hooks                    # called, for small frames that came
     cdef uint8_t* _buffer                   # of _buffer_bytes; NULL until something is received
     cdef size_t _buffer_bytes
     cdef uint8_t* _spare_out                # for sealed records, while no link has it
@@ -116,8 +117,8 @@ cdef class Connection(Source):
     cdef tuple _failure
     cdef Timer _timer
     cdef int _sock_fd                       # -1 with a channel
-    cdef int _registered                    # events the loop watches
-    cdef uint32_t _portion                  # bytes asked for at a time
+    cdef uint8_t _registered                # events the loop watches
+    cdef uint8_t _portion_kib               # asked for at a time
     cdef bint _started
     cdef bint _blocked                      # the socket took less than it was given
     cdef bint _refused                      # a send was refused since the queue was last low
@@ -154,7 +155,7 @@ cdef class Connection(Source):
     cdef int _receive(self) except -1
     cdef int _receive_some(self, size_t budget) except -1
     cdef int _receive_large(self, uint8_t* buffer, size_t budget) except -1
-    cdef void _adapt(self, size_t n, long long took_ns) noexcept
+    cdef void _adapt(self, size_t n, uint32_t hooks, long long begun_ns) noexcept
     cdef int _receive_nothing(self, ssize_t n) except -1
     cdef int _grow_large(self) except -1
     cdef int _lack_memory(self) except -1

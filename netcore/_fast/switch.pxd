@@ -84,7 +84,6 @@ cdef class Switch(Hub):
     cdef object _closed                     # what sends raise, None while they are accepted
     cdef link_t _cache[CACHED_LINKS]
     cdef way_t _way
-    cdef uint32_t _hooks                    # called, for frames that came
 
     cdef PyObject* _find(self, uint64_t conn_id) except? NULL
 
