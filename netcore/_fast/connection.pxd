@@ -52,7 +52,7 @@ cdef enum:
 cdef enum:
     READ_CHUNK_KIB = 128        # of one read: what it brings is handled while it is in the cache
     LEAST_PORTION_KIB = 4
-    SLICE_NS = 200000           # what one link may take of a turn, about, before the others
+    HOOKS_PER_READ = 1024       # about: more keep the other links waiting
     WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel
 
 
@@ -155,7 +155,7 @@ cdef class Connection(Source):
     cdef int _receive(self) except -1
     cdef int _receive_some(self, size_t budget) except -1
     cdef int _receive_large(self, uint8_t* buffer, size_t budget) except -1
-    cdef void _adapt(self, size_t n, uint32_t hooks, long long begun_ns) noexcept
+    cdef void _adapt(self, size_t n, uint32_t hooks) noexcept
     cdef int _receive_nothing(self, ssize_t n) except -1
     cdef int _grow_large(self) except -1
     cdef int _lack_memory(self) except -1

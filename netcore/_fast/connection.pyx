@@ -585,7 +585,6 @@ cdef class Connection(Source):
         cdef uint8_t* buffer
         cdef ssize_t n
         cdef uint32_t hooks = switch._hooks
-        cdef long long begun_ns
         if switch._busy:  # inside a hook; the fd stays ready
             return 0
         buffer = switch._shared_buffer()
@@ -598,7 +597,6 @@ cdef class Connection(Source):
             return self._feed(NULL, 0)  # whole frames, which an exception left there
         copy_bytes(buffer, self._inbox.tail, kept)
         budget = min(budget, <size_t>self._portion_kib << 10)
-        begun_ns = switch.loop.c_stamp()
         n = recv(self._sock_fd, buffer + kept, budget, MSG_DONTWAIT)
         if n <= 0:
             return self._receive_nothing(n)
@@ -607,28 +605,22 @@ cdef class Connection(Source):
         self._count_received(n)
         inbox_drop_tail(&self._inbox)
         self._handle_input(buffer, kept + n)
-        self._adapt(n, hooks, begun_ns)
+        self._adapt(n, switch._hooks - hooks)
         # Many small frames cost more time than their bytes say: others first. The rest of the
         # budget is for a large one, which costs nothing but its copy.
         return <size_t>n == budget and self._inbox.large != NULL
 
-    cdef void _adapt(self, size_t n, uint32_t hooks, long long begun_ns) noexcept:
-        """Ask for as much as hooks leave time for: n bytes were received and handled."""
-        cdef long long took_ns
+    cdef void _adapt(self, size_t n, uint32_t hooks) noexcept:
+        """Ask for what holds about as many messages as a turn has time for; n bytes held so many.
+
+        It is messages that take time. A relay looks at frames, and copies what it reads.
+        """
         cdef size_t fits
-        if self._switch._hooks == hooks:  # none was called: a copy or two takes what it takes
-            self._portion_kib = <uint8_t>min(2 * self._portion_kib, READ_CHUNK_KIB)
-            return
-        took_ns = self._switch.loop.c_stamp() - begun_ns
-        if took_ns <= 0:  # a clock of the caller's
-            return
-        fits = n * <size_t>SLICE_NS // <size_t>took_ns
-        if fits < n:
-            fits = max(fits, n // 2) >> 10
+        if hooks > HOOKS_PER_READ:
+            fits = n * HOOKS_PER_READ // hooks >> 10
             self._portion_kib = <uint8_t>max(fits, <size_t>LEAST_PORTION_KIB)
-        elif n == <size_t>self._portion_kib << 10:
-            fits = min(fits, 2 * n) >> 10
-            self._portion_kib = <uint8_t>min(fits, <size_t>READ_CHUNK_KIB)
+        elif hooks < HOOKS_PER_READ // 2:
+            self._portion_kib = <uint8_t>min(2 * self._portion_kib, READ_CHUNK_KIB)
 
     cdef int _receive_records(self, uint8_t* buffer) except -1:
         """Receive behind the unfinished frame and the unfinished record, and open in place."""
@@ -639,7 +631,6 @@ cdef class Connection(Source):
         cdef uint8_t* start = buffer + RECORD_ROOM_BYTES + kept
         cdef size_t portion = min(switch.read_budget_bytes, <size_t>self._portion_kib << 10)
         cdef uint32_t hooks = switch._hooks
-        cdef long long begun_ns = switch.loop.c_stamp()
         cdef ssize_t n, received
         if kept > LARGE_FRAME_BYTES + HEAD_BYTES:
             return self._feed(NULL, 0)
@@ -661,7 +652,7 @@ cdef class Connection(Source):
         copy_bytes(start - kept, self._inbox.tail, kept)
         inbox_drop_tail(&self._inbox)
         self._handle_input(start - kept, kept + n)
-        self._adapt(received, hooks, begun_ns)
+        self._adapt(received, switch._hooks - hooks)
         return 0
 
     cdef int _receive_large(self, uint8_t* buffer, size_t budget) except -1:

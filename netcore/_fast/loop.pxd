@@ -70,8 +70,6 @@ cdef class Loop:
     cdef int c_mark_dirty(self, Source source) except -1
     cdef Timer c_call_at(self, long long when_ms, object fn, tuple args)
     cdef int c_update_now(self) except -1
-    # Nanoseconds of CLOCK_MONOTONIC; always 0 with a clock of the caller's.
-    cdef long long c_stamp(self) noexcept
     # To be called now and then in what may take long.
     cdef void c_write_early(self) noexcept
     # For any thread that holds the GIL.

@@ -225,9 +225,6 @@ cdef class Loop:
     cdef long long _clock_ms(self) except? -1:
         return self._clock() if self._clock is not None else monotonic_ns() // 1000000
 
-    cdef long long c_stamp(self) noexcept:
-        return monotonic_ns() if self._clock is None else 0
-
     cdef void c_write_early(self) noexcept:
         """Let out what waits for the end of a turn that takes long.
 
