@@ -503,7 +503,7 @@ def test_kept_link_over_tcp_comes_up_again_at_the_same_port(nodes: Nodes) -> Non
     one.connect(addr, keep=True)
     nodes.until(lambda: linked(one, two))
     for _ in range(2):
-        two.close()
+        two.close(timeout_s=0)
         failed = len(nodes.sinks[one].errors)
         nodes.until(lambda: len(nodes.sinks[one].errors) > failed)  # noqa: B023
         two = nodes.add(2)
