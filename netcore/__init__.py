@@ -38,7 +38,7 @@ from .routing import (
     RouterTable,
 )
 from .rpc import CallAnswer, RpcAnswer, RpcRequest
-from .stats import ConnectionStats, LinkStats, NodeStats
+from .stats import ConnectionStats, KeptAddr, LinkStats, NodeStats
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ __all__ = [
     "ForceLocalRouter",
     "ForceNodeRouter",
     "HandlerRoute",
+    "KeptAddr",
     "Key",
     "LayeredRouter",
     "LinkStats",

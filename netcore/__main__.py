@@ -75,7 +75,7 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
     add("--listen", action="extend", nargs="+", default=[], metavar="ADDR",
         help="accept links there, for example /ip4/127.0.0.1/tcp/4000")  # fmt: skip
     add("--connect", action="extend", nargs="+", default=[], metavar="ADDR",
-        help="dial, and dial again, for example 1@/ip4/127.0.0.1/tcp/4000")  # fmt: skip
+        help="keep a link to it, for example 1@/ip4/127.0.0.1/tcp/4000")  # fmt: skip
     add("--secret-file", type=Path, metavar="F", help="the network's secret (else NETCORE_SECRET)")
     add("--service", type=int, action="append", default=[], metavar="N",
         help="echo messages and answer calls on this service id")  # fmt: skip

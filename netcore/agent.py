@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 
+from . import wire
 from ._typing import TYPE_CHECKING, Protocol, final
 from .address import NodeAddr, parse_addr
 from .commands import CloseConn, CloseNode, Command, ToBehavior, ToHandler
@@ -49,8 +50,11 @@ class AgentHost(Protocol):
     def push(self, command: Command) -> None:
         """Queue a command."""
 
-    def connect(self, addr: NodeAddr, *, parallel: bool) -> ConnId:
+    def connect(self, addr: NodeAddr, *, parallel: bool, keep: bool = False) -> ConnId:
         """Queue a dial."""
+
+    def forget(self, addr: NodeAddr) -> bool:
+        """Keep no link to an address any more."""
 
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call a function after a while, like a hook."""
@@ -190,11 +194,16 @@ class _Agent:
         return self._host.call_later(delay_ms, fn)
 
     def close_conn(self, conn_id: int) -> None:
-        """End a link politely: what is queued still goes out. Unknown ids are ignored."""
-        self._host.push(CloseConn(check_conn_id(conn_id)))
+        """End a link politely: what is queued still goes out. Unknown ids are ignored.
+
+        Its address is not kept any more, if it was; nor is that of a dial that is ended by this.
+        """
+        # What netcore's own services close was the neighbour's fault, and is wanted back.
+        for_good = self._service_id < wire.FIRST_RESERVED_SERVICE
+        self._host.push(CloseConn(check_conn_id(conn_id), for_good))
 
     def close_node(self, node_id: int) -> None:
-        """End all links to a node politely."""
+        """End all links to a node politely, and keep no address of it any more."""
         self._host.push(CloseNode(check_node_id(node_id)))
 
 
@@ -224,18 +233,26 @@ class BehaviorAgent(_Agent):
             rule, payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
         )
 
-    def connect_to(self, addr: NodeAddr | str, *, parallel: bool = False) -> ConnId:
+    def connect_to(
+        self, addr: NodeAddr | str, *, parallel: bool = False, keep: bool = False
+    ) -> ConnId:
         """Dial; the outcome arrives in the hooks, under the conn id returned here.
 
         Args:
             addr: Whom; several alternatives are tried in order.
             parallel: Also when there is a link to that node already.
+            keep: Dial again whenever that fails or the link ends, until ``forget``; see
+                ``Node.connect``.
 
         Raises:
             AddressError: ``addr`` is not an address.
-            QueueFullError: ``max_commands`` wait already.
+            QueueFullError: ``max_commands`` wait already, or ``max_kept`` addresses are kept.
         """
-        return self._host.connect(parse_addr(addr), parallel=parallel)
+        return self._host.connect(parse_addr(addr), parallel=parallel, keep=keep)
+
+    def forget(self, addr: NodeAddr | str) -> bool:
+        """Keep no link to an address any more; see ``Node.forget``."""
+        return self._host.forget(parse_addr(addr))
 
     def send_to_handler(self, route: HandlerRoute, event: object) -> None:
         """Give any object to this service's handler on a link, as ``on_behavior_event``."""
@@ -400,7 +417,7 @@ class ConnectionSender:
         )
 
     def close(self) -> None:
-        """End the link politely, after the running hook."""
+        """End the link politely, after the running hook; its address is not kept any more."""
         self._host.push(CloseConn(self.conn_id))
 
     def __eq__(self, other: object) -> bool:

@@ -19,6 +19,7 @@ Secret = bytes | str | Sequence[bytes | str]
 _RANGES: Final[dict[str, tuple[int, int]]] = {
     "tick_ms": (1, 3_600_000),
     "max_links": (1, 1 << 20),
+    "max_kept": (1, 1 << 20),
     "max_half_open": (1, 1 << 16),
     "handshake_timeout_ms": (10, 600_000),
     "resolve_timeout_ms": (10, 600_000),
@@ -50,6 +51,7 @@ class NodeConfig:
         node_id: 0..2**32 - 2.
         tick_ms: Interval of ``on_tick``.
         max_links: Links at a time; more are refused with TOO_MANY_CONNECTIONS.
+        max_kept: Addresses whose link is kept up (``keep=True``).
         max_half_open: Handshakes at a time, incoming and outgoing each; more incoming ones are
             closed at once, more dials fail with ``TooManyConnections``.
         handshake_timeout_ms: From connect or accept to READY.
@@ -80,6 +82,7 @@ class NodeConfig:
     node_id: int
     tick_ms: int = 1_000
     max_links: int = 16_384
+    max_kept: int = 1_024
     max_half_open: int = 1_024
     handshake_timeout_ms: int = 5_000  # the reference waits 5 s for each side
     resolve_timeout_ms: int = 5_000

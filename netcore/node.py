@@ -27,7 +27,7 @@ from .route import RouteRule, check_rule
 from .router_binding import BoundRouter, bind_router
 from .routing import RouterTable
 from .rpc import CallAnswer
-from .stats import LinkStats, NodeStats
+from .stats import KeptAddr, LinkStats, NodeStats
 from .wiring import clock_us, config_of, make_switch, milliseconds
 
 if TYPE_CHECKING:
@@ -185,6 +185,11 @@ class Node:
         """The live links, oldest first."""
         return self._host.link_stats()
 
+    @property
+    def kept(self) -> tuple[KeptAddr, ...]:
+        """The addresses whose link is kept up, oldest first."""
+        return self._plane.redialer.stats()
+
     def stats(self) -> NodeStats:
         """Return all counters as they are now."""
         return self._host.stats(self.backend, self._loop, self._bound.refused())
@@ -222,15 +227,34 @@ class Node:
         self._addrs.append(actual)
         return actual
 
-    def connect(self, addr: NodeAddr | str, parallel: bool = False) -> ConnId:
+    def connect(
+        self, addr: NodeAddr | str, parallel: bool = False, *, keep: bool = False
+    ) -> ConnId:
         """Dial; the outcome arrives in the hooks, under the conn id returned here.
 
         Args:
             addr: Whom; several alternatives are tried in order.
             parallel: Also when there is a link to that node already.
+            keep: Dial again, under another conn id, when that fails or when the link ends, and so
+                on until ``forget``, until this node closes the link, or until it is closed itself.
+
+        Raises:
+            AddressError: ``addr`` is not an address.
+            QueueFullError: ``max_commands`` wait already, or ``max_kept`` addresses are kept.
         """
         self._check()
-        return self._plane.connect(parse_addr(addr), parallel=parallel)
+        return self._plane.connect(parse_addr(addr), parallel=parallel, keep=keep)
+
+    def forget(self, addr: NodeAddr | str) -> bool:
+        """Keep no link to an address any more; return whether it was kept.
+
+        A link that is up stays; an attempt under way ends in an error.
+
+        Args:
+            addr: As it was given to ``connect``.
+        """
+        self._check()
+        return self._plane.forget(parse_addr(addr))
 
     # -- turning -----------------------------------------------------------------------------------
 

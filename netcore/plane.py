@@ -22,6 +22,7 @@ from .admission import Admission, Attempt
 from .agent import BehaviorAgent, Later
 from .behavior import NetworkBehavior
 from .commands import (
+    CancelDial,
     CloseConn,
     CloseNode,
     Command,
@@ -46,6 +47,7 @@ from .ids import ConnId, NodeId
 from .linklife import LinkLife
 from .links import Link, LinkTable
 from .monitor import LinkMonitor
+from .redial import Redialer
 from .registry import BehaviorTable
 from .stats import ConnectionStats
 
@@ -66,6 +68,7 @@ class Plane:
         links: The live links.
         admission: Decides who gets one.
         monitor: Watches them.
+        redialer: Keeps links up.
         calls: RPC.
         commands_refused: Requests of hooks beyond ``max_commands``.
     """
@@ -96,12 +99,13 @@ class Plane:
         self._behaviors = BehaviorTable(behaviors, reserved)
         self.monitor = LinkMonitor(config, self.links, loop, rng, clock_us, self)
         self.admission = Admission(self.node_id, config.max_links, self.links, self)
+        self.redialer = Redialer(self.node_id, config.max_kept, self.links, rng, self)
         self.calls = calls(
             loop, rng, self._hooks, config.max_pending_calls, config.max_answers_open
         )
         self._rng = rng
         self._switch: kernels.Switch | None = None
-        self._book = DialBook(shell, self.admission, self._behaviors, self._hooks)
+        self._book = DialBook(shell, self.admission, self.redialer, self._behaviors, self._hooks)
         self._life = LinkLife(
             self.links,
             self.monitor,
@@ -217,6 +221,7 @@ class Plane:
     def refuse_new(self) -> None:
         """Take no more dials and calls: the node closes, and what begins now could not end."""
         self._hooks.closing = True
+        self.redialer.close()
         self.calls.refuse(NodeClosedError())
 
     def stop(self) -> None:
@@ -273,16 +278,27 @@ class Plane:
         self.commands.append(command)
         self._loop.mark_dirty(self.switch)
 
-    def connect(self, addr: NodeAddr, *, parallel: bool) -> ConnId:
+    def connect(self, addr: NodeAddr, *, parallel: bool, keep: bool = False) -> ConnId:
         """Queue a dial and return its conn id."""
         self._check_open()
         if self._hooks.closing:
             raise NodeClosedError
+        if keep:
+            self.redialer.check_room(addr, parallel=parallel)
         conn_id = self._shell.new_conn_id(addr)
         command = Connect(conn_id, addr, parallel)
         self.push(command)
         self._book.add(command)
+        if keep:
+            self.redialer.keep(addr, conn_id, parallel=parallel)
         return conn_id
+
+    def forget(self, addr: NodeAddr) -> bool:
+        """Keep no link to an address any more; an attempt under way is to end."""
+        self._check_open()
+        for conn_id in self.redialer.attempts_to(addr):
+            self.push(CancelDial(conn_id))
+        return self.redialer.forget(addr)
 
     def _check_open(self) -> None:
         if self._stopped:
@@ -357,18 +373,28 @@ class Plane:
             self._events.to_handler(command)
         elif isinstance(command, Connect):
             self._book.begin(command)
+        elif isinstance(command, CancelDial):
+            self._book.cancel(command.conn_id, "its address was forgotten")
         elif isinstance(command, CloseConn):
-            self._close_link(self.links.find(command.conn_id), command.conn_id)
+            self._close_conn(command, self.links.find(command.conn_id))
         elif isinstance(command, CloseNode):
-            for link in self.links.to_node(command.node_id):
-                link.conn.close(wire.CLOSE_NORMAL, "")
+            self._close_node(command.node_id)
         elif isinstance(command.link, Link):
             self._tell_disconnected(command.link)
 
-    def _close_link(self, link: Link | None, conn_id: int) -> None:
+    def _close_conn(self, command: CloseConn, link: Link | None) -> None:
         if link is not None:
             link.conn.close(wire.CLOSE_NORMAL, "")
-        else:
+        if command.for_good:
+            node_id = None if link is None else link.conn.remote_node_id
+            self.redialer.on_close_asked(command.conn_id, node_id)
+        if link is None:
+            self._book.cancel(command.conn_id, "closed by this node before it was up")
+
+    def _close_node(self, node_id: int) -> None:
+        for link in self.links.to_node(node_id):
+            link.conn.close(wire.CLOSE_NORMAL, "")
+        for conn_id in self.redialer.on_close_node_asked(node_id):
             self._book.cancel(conn_id, "closed by this node before it was up")
 
     def _tell_disconnected(self, link: Link) -> None:
@@ -382,15 +408,20 @@ class Plane:
     ) -> None:
         """A handshake is done and its connection made."""
         self._book.succeed(conn.conn_id)
+        self.redialer.on_opened(conn.conn_id, peer.node_id)
         self._life.open(conn, peer, remote_addr, rtt_ms)
         self.admission.on_dial_ended(conn.conn_id)
         self.drain()
 
     def handle_dial_failed(
-        self, conn_id: int, node_id: int | None, error: OutgoingConnectionError
+        self,
+        conn_id: int,
+        node_id: int | None,
+        error: OutgoingConnectionError,
+        found: int | None = None,
     ) -> None:
         """A dial ended without a link; later calls for the same id are ignored."""
-        self._book.fail(conn_id, node_id, error)
+        self._book.fail(conn_id, node_id, error, found)
         self.drain()
 
     # -- admission (Surroundings) ------------------------------------------------------------------
@@ -427,6 +458,7 @@ class Plane:
         """A link is gone."""
         link = conn.owner
         if isinstance(link, Link):
+            self.redialer.on_closed(conn.conn_id, conn.remote_node_id)
             self._life.on_closed(link, code, text)
             # Behind the events that the handlers sent last, and therefore past the command limit.
             self.commands.append(Disconnected(link))

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from ._typing import Final
+from ._typing import Final, Literal
+from .address import NodeAddr
+from .errors import OutgoingConnectionError
 from .values import dataclass, field
 
-__all__ = ["DROP_COUNTERS", "SWITCH_COUNTERS", "ConnectionStats", "LinkStats", "NodeStats"]
+__all__ = [
+    "DROP_COUNTERS",
+    "SWITCH_COUNTERS",
+    "ConnectionStats",
+    "KeptAddr",
+    "LinkStats",
+    "NodeStats",
+]
 
 #: Why an accepted message ended without delivery; each one a counter of ``NodeStats``.
 DROP_COUNTERS: Final = (
@@ -86,6 +95,31 @@ class LinkStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptAddr:
+    """An address whose link is kept up, as ``Node.kept`` shows it.
+
+    Attributes:
+        addr: As it was given.
+        parallel: Whether a link of its own is wanted, beside others to that node.
+        state: "dialing", "up" (its node has a link, whoever dialled it) or "waiting".
+        node_id: Who lives there; None until it is known.
+        conn_id: Of the attempt under way or of its own link, None when there is neither.
+        attempts: Dials so far.
+        last_error: Why the last one failed; None while it is up and before the first failure.
+        next_attempt_ms: In how many milliseconds it is dialled; None unless it waits.
+    """
+
+    addr: NodeAddr
+    parallel: bool
+    state: Literal["dialing", "up", "waiting"]
+    node_id: int | None
+    conn_id: int | None
+    attempts: int
+    last_error: OutgoingConnectionError | None
+    next_attempt_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStats:
     """Counters of a node since its start, and a few gauges (marked so).
 
@@ -121,8 +155,11 @@ class NodeStats:
         half_open: Gauge: handshakes under way.
         half_open_refused: Connections closed because max_half_open was reached.
         handshakes_failed: Incoming handshakes that ended without a link.
-        dials: Calls of ``connect``.
+        dials: Calls of ``connect``, and attempts for addresses that are kept.
         dials_failed: Those that ended in an error.
+        redials: Those made for a kept address, after its first.
+        kept: Gauge: addresses whose link is kept up.
+        kept_refused: Not kept because of ``max_kept``.
         accept_errors: accept() failed, for example for want of file descriptors.
         hook_errors: Exceptions that left a hook or a callback.
         events_dropped: Handler events without a handler to go to.
@@ -170,6 +207,9 @@ class NodeStats:
     handshakes_failed: int = 0
     dials: int = 0
     dials_failed: int = 0
+    redials: int = 0
+    kept: int = 0
+    kept_refused: int = 0
     accept_errors: int = 0
     hook_errors: int = 0
     events_dropped: int = 0

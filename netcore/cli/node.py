@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import SystemRandom
 from typing import Final
 
 from netcore import (
@@ -94,7 +93,6 @@ def run_node(options: NodeOptions) -> int:
             free_service(options.services),
             [NodeAddr.parse(text) for text in options.connect],
             screen.say,
-            SystemRandom(),
         )
         with _make_node(options, dialer, screen) as node:
             for addr in options.listen:

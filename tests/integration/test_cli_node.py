@@ -97,24 +97,24 @@ def test_node_with_another_secret_is_told_so(tmp_path: Path, secret_file: Path) 
             "node", "--id", "2", "--connect", addr, cwd=tmp_path, backend=backend,
             NETCORE_SECRET="quite another secret, long enough",
         ) as stranger:  # fmt: skip
-            line = stranger.line_with("cannot dial")
+            line = stranger.line_with("cannot reach")
     assert "authentication failed" in line
 
 
-def test_dial_that_fails_is_told_and_repeated(tmp_path: Path, refused_addr: str) -> None:
+def test_dial_that_fails_is_told(tmp_path: Path, refused_addr: str) -> None:
     with Command(
         "node", "--id", "2", "--connect", refused_addr, cwd=tmp_path, backend=_backend.BACKEND
     ) as node:
-        first, second = node.line_with("cannot dial"), node.line_with("cannot dial")
-    assert first.startswith(f"cannot dial {refused_addr}: nobody answers there: ")
-    assert "; again in " in second
+        line = node.line_with("cannot reach")
+    assert f"node 2 cannot reach {refused_addr}: nobody answers there: " in line
+    assert line.endswith("; it will be dialled again")
 
 
 def test_node_dials_again_when_a_link_ends(tmp_path: Path) -> None:
     backend = _backend.BACKEND
     path = f"/unix/{tmp_path / 'node.sock'}"
     with Command("node", "--id", "2", "--connect", path, cwd=tmp_path, backend=backend) as dialler:
-        dialler.line_with("cannot dial")
+        dialler.line_with("cannot reach")
         for _ in range(2):
             with Command(
                 "node", "--id", "1", "--listen", path, cwd=tmp_path, backend=backend
@@ -122,7 +122,7 @@ def test_node_dials_again_when_a_link_ends(tmp_path: Path) -> None:
                 dialler.line_with("link up: node 1")
                 node.send(signal.SIGTERM)
                 node.finish()
-            assert "again in" in dialler.line_with("link down: node 1")
+            dialler.line_with("link down: node 1")
 
 
 def test_node_prints_its_counters_regularly(tmp_path: Path) -> None:

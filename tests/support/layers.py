@@ -32,6 +32,7 @@ LAYERS = {
     "netcore.monitor": 2,
     "netcore.pingpong": 2,
     "netcore.plane": 2,
+    "netcore.redial": 2,
     "netcore.registry": 2,
     "netcore.router": 2,
     "netcore.routing": 2,
