@@ -31,7 +31,6 @@ LAYERS = {
     "netcore.links": 2,
     "netcore.liveness": 2,
     "netcore.monitor": 2,
-    "netcore.offers": 2,
     "netcore.pingpong": 2,
     "netcore.plane": 2,
     "netcore.registry": 2,
