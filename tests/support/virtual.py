@@ -112,8 +112,8 @@ class Cluster:
 
     def set_latency(self, one: Node, other: Node, latency_ms: int) -> None:
         """Set how long it takes from one node to the other, one way; not over unix sockets."""
-        names = [str(node.addrs[0].endpoints[0]).rpartition("/")[2] for node in (one, other)]
-        self.network.set_latency(*names, latency_ms)
+        a, b = (str(node.addrs[0].endpoints[0]).rpartition("/")[2] for node in (one, other))
+        self.network.set_latency(a, b, latency_ms)
 
     # -- time --------------------------------------------------------------------------------------
 
