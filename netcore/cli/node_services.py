@@ -79,6 +79,7 @@ class Dialer(NetworkBehavior):
 
     def on_started(self, agent: BehaviorAgent) -> None:
         """Dial everything."""
+        agent.unregister_service()  # it offers nothing to others
         for target in self._targets:
             self._dial(agent, target)
 
