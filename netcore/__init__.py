@@ -42,6 +42,7 @@ from .stats import ConnectionStats, KeptAddr, LinkStats, NodeStats
 from .transport import Transport
 
 if TYPE_CHECKING:
+    from .explain import KnownNode, KnownService, Route, RouteCandidate
     from .transport import MemoryNetwork, MemoryTransport, TcpTransport, UnixTransport
 
 __version__ = "0.1.0"
@@ -64,6 +65,8 @@ __all__ = [
     "HandlerRoute",
     "KeptAddr",
     "Key",
+    "KnownNode",
+    "KnownService",
     "LayeredRouter",
     "LinkStats",
     "MemoryNetwork",
@@ -77,7 +80,9 @@ __all__ = [
     "NodeId",
     "NodeStats",
     "Path",
+    "Route",
     "RouteAction",
+    "RouteCandidate",
     "RouteRule",
     "RouterSync",
     "RouterTable",
@@ -95,12 +100,13 @@ __all__ = [
 if not TYPE_CHECKING:  # to type checkers nothing is different, and no other name exists
 
     def __getattr__(name: str) -> object:
-        """Return a transport: they are imported by the first node, or by whoever names one."""
+        """Return what is imported by the first node, or question, that wants it."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from . import transport
+        from . import explain, transport
 
-        found = globals()[name] = getattr(transport, name)
+        home = explain if name in explain.__all__ else transport
+        found = globals()[name] = getattr(home, name)
         return found
 
     def __dir__() -> list[str]:

@@ -86,6 +86,12 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="print the counters every S seconds",
     )
+    add(
+        "--routes-every",
+        type=_seconds(0.001, 86_400),
+        metavar="S",
+        help="print every S seconds where messages go, and why",
+    )
     add("-v", "--verbose", action="count", default=0, help="log more; twice: everything")
     add("--call", metavar="TEXT", help="call a service, print the answer, and end")
     add("--call-service", type=int, metavar="N", help="the service to call")
@@ -110,6 +116,7 @@ def _run_node(options: argparse.Namespace) -> int:
             services=options.service,
             insecure=options.insecure,
             stats_every_s=options.stats_every,
+            routes_every_s=options.routes_every,
             log_level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)],
             call=_call_options(options),
         )

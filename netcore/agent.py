@@ -56,6 +56,9 @@ class AgentHost(Protocol):
     def forget(self, addr: NodeAddr) -> bool:
         """Keep no link to an address any more."""
 
+    def offer_service(self, service_id: int, is_offered: bool) -> None:
+        """Tell the router whether this node offers a service."""
+
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call a function after a while, like a hook."""
 
@@ -192,6 +195,21 @@ class _Agent:
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call ``fn()`` after ``delay_ms`` like a hook: isolated, never inside another one."""
         return self._host.call_later(delay_ms, fn)
+
+    def register_service(self) -> None:
+        """Offer the own service to the network, as every service is when the node is made."""
+        self._host.offer_service(self._service_id, True)
+
+    def unregister_service(self) -> None:
+        """Offer it no longer: messages by service go to the nearest other provider, also from here.
+
+        The behavior stays: it gets its hooks, and what is sent to this node by id, by key, over a
+        link or by ``send_local``.
+
+        Raises:
+            LocalError: The router cannot take a service back.
+        """
+        self._host.offer_service(self._service_id, False)
 
     def close_conn(self, conn_id: int) -> None:
         """End a link politely: what is queued still goes out. Unknown ids are ignored.

@@ -72,8 +72,10 @@ class NodeConfig:
         max_answers_open: Calls to this node not answered yet; more get BUSY.
         close_timeout_ms: For a link to end politely.
         ping_interval_ms: A PING goes out after this much silence of our own.
-        max_ping_interval_ms: The interval grows with the number of links up to this.
-        rtt_interval_ms: Round trips are measured at most this often per link.
+        max_ping_interval_ms: The interval grows with the number of links up to this, and is at
+            most a third of ``dead_ms``.
+        rtt_interval_ms: Round trips are measured at most this often per link, but by the next
+            PINGs when one of them was odd.
         dead_ms: Silence after which a link is closed.
         secret: Shared by all nodes: >= 16 bytes, or a list during a rotation.
         insecure: Allow listening beyond loopback without a secret.

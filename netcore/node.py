@@ -21,7 +21,7 @@ from .errors import (
 )
 from .goodbye import say_goodbye
 from .host import Host
-from .ids import ConnId, NodeId, check_node_id
+from .ids import ConnId, NodeId, ServiceId, check_node_id
 from .plane import Plane
 from .route import RouteRule, check_rule
 from .router_binding import BoundRouter, bind_router
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import selectors
     from types import ModuleType, TracebackType
 
+    from .explain import KnownNode, KnownService, Route
+    from .routing import LayeredRouter
     from .transport import Transport
 
 __all__ = ["Node"]
@@ -193,6 +195,43 @@ class Node:
     def stats(self) -> NodeStats:
         """Return all counters as they are now."""
         return self._host.stats(self.backend, self._loop, self._bound.refused())
+
+    # -- what the router knows (imported by the first who asks) ------------------------------------
+
+    def routes(self) -> list[Route]:
+        """Return where messages go and why: a row for every destination, with all candidates.
+
+        Raises:
+            LocalError: The router is not a ``LayeredRouter``; likewise in the next three.
+        """
+        from .explain import known_routes
+
+        return known_routes(self._layered())
+
+    def nodes(self) -> list[KnownNode]:
+        """Return the nodes that can be reached, as far as they are known by name, ascending.
+
+        There may be others: the ``nodes`` of each row of ``routes`` are reachable if they exist.
+        """
+        from .explain import known_nodes
+
+        return known_nodes(self._layered())
+
+    def services(self) -> list[KnownService]:
+        """Return the services that can be reached, ascending, with the providers known."""
+        from .explain import known_services
+
+        return known_services(self._layered())
+
+    def services_at(self, node_id: int) -> tuple[ServiceId, ...]:
+        """Return the services that a node is known to offer, ascending; maybe not all it does."""
+        from .explain import services_at
+
+        return services_at(self._layered(), node_id)
+
+    def _layered(self) -> LayeredRouter:
+        self._check()
+        return self._bound.layered
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._plane.links)} links"

@@ -49,6 +49,7 @@ from .links import Link, LinkTable
 from .monitor import LinkMonitor
 from .redial import Redialer
 from .registry import BehaviorTable
+from .router import RouterTable, offer_service
 from .stats import ConnectionStats
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Plane:
         self,
         config: NodeConfig,
         behaviors: Sequence[NetworkBehavior],
-        router: object,
+        router: RouterTable,
         shell: Shell,
         *,
         loop: kernels.Loop,
@@ -90,6 +91,7 @@ class Plane:
     ) -> None:
         self._config = config
         self._shell = shell
+        self._router = router
         self._loop = loop
         self._make_port = port
         self.node_id = NodeId(config.node_id)
@@ -303,6 +305,11 @@ class Plane:
     def _check_open(self) -> None:
         if self._stopped:
             raise ForkedNodeError if self._forked else NodeClosedError
+
+    def offer_service(self, service_id: int, is_offered: bool) -> None:
+        """Tell the router whether this node offers a service."""
+        self._check_open()
+        offer_service(self._router, service_id, is_offered)
 
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call ``fn()`` after a while, like a hook."""

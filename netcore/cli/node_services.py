@@ -49,6 +49,7 @@ class Dialer(NetworkBehavior):
 
     def on_started(self, agent: BehaviorAgent) -> None:
         """Dial everything."""
+        agent.unregister_service()  # it offers nothing to others
         for addr in self._addrs:
             agent.connect_to(addr, keep=True)
 

@@ -48,6 +48,23 @@ def test_node_ends_well_on_a_signal(
     assert out == "node 1: links none; sent 0, delivered 0, relayed 0, dropped 0\n"
 
 
+def test_node_prints_its_routes_and_why(tmp_path: Path, backend: _backend.BackendName) -> None:
+    with Command(
+        "node", "--id", "1", "--listen", LOOPBACK, "--service", "10", cwd=tmp_path, backend=backend
+    ) as one:
+        addr = address_in(one.line_with("listens at"))
+        with Command(
+            "node", "--id", "2", "--connect", addr, "--routes-every", "0.05",
+            cwd=tmp_path, backend=backend,
+        ) as two:  # fmt: skip
+            two.line_with("node 2 knows no way to anybody")
+            assert two.line_with("node 1: ").startswith("node 1: over node 1, score ")
+            assert two.line_with("over 1: ").endswith(": best")
+            assert two.line_with("service 10: ").startswith("service 10: over node 1, score ")
+            two.send(signal.SIGINT)
+            assert two.finish()[0] == 0
+
+
 def test_call_is_answered_over_a_relay(
     tmp_path: Path, secret_file: Path, backend: _backend.BackendName
 ) -> None:

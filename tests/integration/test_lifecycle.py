@@ -649,6 +649,10 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "call": (RouteRule.node(2), ADDER, b"1"),
     "wait_connected": (2, 0),
     "wait_route": (RouteRule.node(2),),
+    "routes": (),
+    "nodes": (),
+    "services": (),
+    "services_at": (2,),
 }
 MESSAGE = b"x"
 AGENT_ARGUMENTS: dict[str, tuple[object, ...]] = {
@@ -667,6 +671,8 @@ AGENT_ARGUMENTS: dict[str, tuple[object, ...]] = {
     "send_to_handler": (HandlerRoute.node(2), None),
     "send_routed": (RouteRule.node(2), MESSAGE),
     "send_behavior": (None,),
+    "register_service": (),
+    "unregister_service": (),
     "close": (),
 }
 #: What agents and links tell about themselves.
