@@ -67,7 +67,7 @@ cdef enum:
     BROADCAST_WINDOW = 1024
 
 cdef enum:
-    HEAD_BYTES = 32             # FRAME_HEADER_BYTES + BROADCAST_HEADER_BYTES
+    BROADCAST_HEAD_BYTES = 32   # FRAME_HEADER_BYTES + BROADCAST_HEADER_BYTES
     FIRST_ROOM = 16             # windows
     NEW = 0                     # what a filter says
     DUPLICATE = 1
@@ -329,7 +329,7 @@ cdef class BroadcastDesk(Broadcasts):
             switch.node_id,
         )
         cdef Py_ssize_t size = BROADCAST_HEADER_BYTES + PyBytes_GET_SIZE(data)
-        cdef uint8_t frame[HEAD_BYTES]
+        cdef uint8_t frame[BROADCAST_HEAD_BYTES]
         cdef broadcast_t cast
         cdef Py_ssize_t offset
         cdef bint is_offered
@@ -387,7 +387,7 @@ cdef class BroadcastDesk(Broadcasts):
     ) except -1:
         """Pass on a broadcast that is new, and deliver it."""
         cdef Switch switch = self._switch
-        cdef uint8_t frame[HEAD_BYTES]
+        cdef uint8_t frame[BROADCAST_HEAD_BYTES]
         cdef const uint8_t* data = body + BROADCAST_HEADER_BYTES
         cdef bytes payload = None
         cdef bint is_offered = switch._behaviors[cast.header.to_service] is not None
@@ -460,8 +460,8 @@ cdef class BroadcastDesk(Broadcasts):
     ) except -1:
         """Queue a copy on each link that takes it.
 
-        ``frame`` is HEAD_BYTES with room for the frame's header in front; ``payload`` holds the
-        same n bytes as ``data``, and is needed for large ones only.
+        ``frame`` has the broadcast's header, behind room for that of the frame; ``payload`` holds
+        the same n bytes as ``data``, and is needed for large ones only.
         """
         cdef Switch switch = self._switch
         cdef uint32_t size = BROADCAST_HEADER_BYTES + <uint32_t>n
@@ -491,14 +491,14 @@ cdef class BroadcastDesk(Broadcasts):
         cdef Switch switch = self._switch
         cdef uint8_t* to
         if n < BY_REFERENCE_BYTES:
-            to = queue_reserve(&conn._data, &switch._pool, HEAD_BYTES + <uint32_t>n)
+            to = queue_reserve(&conn._data, &switch._pool, BROADCAST_HEAD_BYTES + <uint32_t>n)
             if to == NULL:
                 raise MemoryError
-            memcpy(to, frame, HEAD_BYTES)
-            memcpy(to + HEAD_BYTES, data, n)
+            memcpy(to, frame, BROADCAST_HEAD_BYTES)
+            memcpy(to + BROADCAST_HEAD_BYTES, data, n)
         else:
             queue_append_parts(
-                &conn._data, &switch._pool, frame, HEAD_BYTES, <PyObject*>payload, n
+                &conn._data, &switch._pool, frame, BROADCAST_HEAD_BYTES, <PyObject*>payload, n
             )
         conn.frames_sent += 1
         if not conn._dirty:

@@ -14,7 +14,7 @@ from netcore import BroadcastLevel, LocalError, NetworkBehavior, Node, RouteRule
 from netcore._backend import BackendName
 from netcore.ids import build, layer
 from support.backends import fast_is_built
-from support.virtual import Cluster, cluster_of
+from support.virtual import Cluster, Log, Spy, cluster_of
 
 SERVICE, OTHER = 10, 20
 
@@ -51,9 +51,9 @@ class Net:
         self.ears: dict[int, Hearing] = {}
         self.links: set[tuple[int, int]] = set()
         self.sent: list[tuple[int, bytes, int]] = []
-        self.expected: Counter[tuple[int, int, bytes]] = Counter()
         while len(self.nodes) < size:
-            self.add(build(*(rnd.choice((1, 2)) for _ in range(3)), rnd.randrange(1, 250)))
+            geo1, geo2, group = rnd.choices((1, 2), k=3)
+            self.add(build(geo1, geo2, group, rnd.randrange(1, 250)))
         # In the order of the ids, because all that share their first bytes stand together.
         for one, other in pairwise(sorted(self.nodes)):
             self.join(one, other)
@@ -64,7 +64,8 @@ class Net:
         if node_id in self.nodes and not self.nodes[node_id].closed:
             return
         ear = Hearing(SERVICE if node_id % 3 else OTHER)
-        backend = self.rnd.choice(("pure", "fast")) if fast_is_built() else "pure"
+        fast = fast_is_built() and self.rnd.random() < 0.5
+        backend: BackendName = "fast" if fast else "pure"
         self.nodes[node_id] = self.cluster.add(node_id, ear, backend=backend, **self.config)
         self.ears[node_id] = ear
 
@@ -72,8 +73,8 @@ class Net:
         pair = min(one, other), max(one, other)
         if pair not in self.links:
             self.links.add(pair)
-            names = [str(self.nodes[n].addrs[0].endpoints[0]).rpartition("/")[2] for n in pair]
-            self.cluster.network.set_latency(*names, self.rnd.randrange(40))
+            a, b = (str(self.nodes[n].addrs[0].endpoints[0]).rpartition("/")[2] for n in pair)
+            self.cluster.network.set_latency(a, b, self.rnd.randrange(40))
             self.cluster.join(self.nodes[one], self.nodes[other])
 
     def restart(self, node_id: int) -> None:
@@ -124,11 +125,11 @@ def cluster(backend: BackendName) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_every_provider_within_the_level_hears_each_broadcast_once(seed: int) -> None:
     rnd = random.Random(seed)
     with cluster_of("pure", seed=seed) as cluster:
-        net = Net(cluster, rnd, rnd.choice((2, 5, 10, 16)))
+        net = Net(cluster, rnd, rnd.choice((2, 5, 9, 13)))
         for _ in range(60):
             net.broadcast(rnd.choice(sorted(net.nodes)), rnd.randrange(4))
             cluster.advance(rnd.choice((0, 0, 0, 1, 30)))
@@ -139,7 +140,7 @@ def test_every_provider_within_the_level_hears_each_broadcast_once(seed: int) ->
         cluster.assert_nothing_lost()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_broadcasts_of_restarted_nodes_are_heard_once_too(seed: int) -> None:
     rnd = random.Random(seed)
     with cluster_of("pure", seed=seed) as cluster:
@@ -155,7 +156,7 @@ def test_broadcasts_of_restarted_nodes_are_heard_once_too(seed: int) -> None:
                 ear.heard.clear()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_nobody_hears_twice_while_links_break_and_queues_run_over(seed: int) -> None:
     rnd = random.Random(seed)
     with cluster_of("pure", seed=seed, window_bytes=4_096) as cluster:
@@ -222,8 +223,6 @@ def test_zone_in_two_parts_is_reached_in_the_senders_part(cluster: Cluster) -> N
 
 
 def test_handler_sends_and_gets_broadcasts(cluster: Cluster) -> None:
-    from support.virtual import Log, Spy
-
     log = Log()
     opened = lambda agent: agent.send_routed(RouteRule.services(), b"new here")  # noqa: E731
     node, other = cluster.add(1, Spy(log=log)), cluster.add(2, Spy(opened=opened))

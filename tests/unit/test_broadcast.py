@@ -35,6 +35,9 @@ class BroadcastRig(Rig):
         self.port = kernels.Port(self.switch, 1)
         self.switch.set_behavior(2, self.sink.on_message, "agent")
 
+    def __enter__(self) -> BroadcastRig:
+        return self
+
     def join(self, node: int, room: int = 1 << 40, **options: Any) -> tuple[Any, Channel]:
         self.ids += 1
         conn_id, channel = self.ids << 16 | 0x200, Channel(room)

@@ -124,7 +124,7 @@ def test_filters_agree_with_the_model(seed: int) -> None:
     model = Model(most)
     filters = [_backend.load(name).DuplicateFilter(most) for name in ("pure", "fast")]
     start = rnd.choice((0, LAST - 2_000))
-    heads = {}
+    heads: dict[tuple[int, int], int] = {}
     for _ in range(3_000):
         origin, epoch = rnd.randrange(1, most + 3), rnd.choice((0, 1 << 63, (1 << 64) - 1))
         head = heads.get((origin, epoch), 3_000) + rnd.choice((0, 1, 1, 2, 9, 40, 1_500))

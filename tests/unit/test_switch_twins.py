@@ -65,7 +65,7 @@ class Twin:
     def __init__(self, kernels: ModuleType, *, injected: bool) -> None:
         self.router = Router() if injected else None
         self.rig = Rig(kernels, self.router, **LIMITS)
-        kernels.BroadcastDesk(EPOCH, 4).bind(self.rig.switch)
+        kernels.BroadcastDesk(EPOCH, 16).bind(self.rig.switch)
         self.channels: dict[int, Channel] = {}
         self.ports: dict[int, Any] = {}
         self.conns: dict[int, Any] = {}  # also those that have ended
@@ -310,7 +310,7 @@ class Script:
         head = bytes([0x30 | rnd.randrange(4), ttl, rnd.choice((1, 240)), rnd.choice(SERVICES)])
         head += bytes(4) + origin.to_bytes(4, "big") + bytes([level, 0, 0, 0])
         head += rnd.choice((1, 2)).to_bytes(8, "big")
-        first = rnd.choice((0xFFFF_FFF0, 0, 10, 1_000)) + rnd.randrange(30)
+        first = rnd.choice((0xFFFF_FFF0, 0, 10, 3_000)) + rnd.randrange(30)
         found = b""
         for sequence in range(first, first + rnd.choice((1, 1, 5))):
             word = (sequence & wire.MAX_U32).to_bytes(4, "big")
