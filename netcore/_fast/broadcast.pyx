@@ -374,7 +374,10 @@ cdef class BroadcastDesk(Broadcasts):
             # It went round, or began in a former life of this node.
             switch._counts[BROADCASTS_DUPLICATE] += 1
             return 0
-        code = self._filter.c_check(cast.header.from_node, cast.epoch, cast.sequence)
+        try:
+            code = self._filter.c_check(cast.header.from_node, cast.epoch, cast.sequence)
+        except MemoryError:
+            code = STALE  # whether it comes again could not be told
         switch._counts[BROADCAST_ORIGINS_FORGOTTEN] = self._filter.forgotten
         if code != NEW:
             switch._counts[BROADCASTS_DUPLICATE if code == DUPLICATE else BROADCASTS_STALE] += 1
