@@ -484,6 +484,8 @@ cdef class BroadcastDesk(Broadcasts):
                     self._push(conn, frame, data, n, payload)
                 except MemoryError:  # the others may have room in their chunks
                     switch._counts[BROADCAST_COPIES_DROPPED] += 1
+                if not conn._dirty:
+                    switch.loop.c_mark_dirty(conn)
             conn = self._next_link(&position, cast, came_from)
         return 0
 
@@ -504,6 +506,4 @@ cdef class BroadcastDesk(Broadcasts):
                 &conn._data, &switch._pool, frame, BROADCAST_HEAD_BYTES, <PyObject*>payload, n
             )
         conn.frames_sent += 1
-        if not conn._dirty:
-            switch.loop.c_mark_dirty(conn)
         return 0
