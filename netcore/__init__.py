@@ -28,7 +28,7 @@ from .config import NodeConfig
 from .errors import *  # noqa: F403 - the tree is one thing, and errors.__all__ is its list
 from .ids import ConnId, Key, NodeId, ServiceId, key_of
 from .node import Node
-from .route import HandlerRoute, Metric, RouteAction, RouteRule
+from .route import BroadcastLevel, HandlerRoute, Metric, RouteAction, RouteRule
 from .routing import (
     ForceLocalRouter,
     ForceNodeRouter,
@@ -53,6 +53,7 @@ Message = kernels.Message
 __all__ = [
     "BACKEND",
     "BehaviorAgent",
+    "BroadcastLevel",
     "CallAnswer",
     "ConnId",
     "ConnectionAgent",

@@ -18,7 +18,7 @@ from .ids import (
     format_conn,
     is_outgoing,
 )
-from .route import HandlerRoute, RouteRule
+from .route import BroadcastLevel, HandlerRoute, RouteRule
 
 if TYPE_CHECKING:
     from ._backend import kernels
@@ -135,6 +135,26 @@ class _Agent:
     ) -> None:
         """Send to a node that offers the service: this one, else the nearest."""
         self._port.send_to_service(service_id, payload, stream_id=stream_id, meta=meta, ttl=ttl)
+
+    def broadcast(
+        self,
+        payload: Payload,
+        *,
+        level: int = BroadcastLevel.GLOBAL,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send to every node within the level that offers the service, this one included."""
+        self._port.broadcast(
+            payload,
+            level=level,
+            to_service=to_service,
+            stream_id=stream_id,
+            meta=meta,
+            ttl=ttl,
+        )
 
     def send_local(
         self,
@@ -289,6 +309,7 @@ _ROUTED_SENDS = (
     "send_to_node",
     "send_to_key",
     "send_to_service",
+    "broadcast",
     "send_local",
     "send_to_conn",
     "reply",

@@ -35,6 +35,7 @@ _RANGES: Final[dict[str, tuple[int, int]]] = {
     "busy_poll_us": (0, 1_000_000),
     "max_pending_calls": (1, 1 << 24),
     "max_answers_open": (1, 1 << 24),
+    "max_broadcast_origins": (1, 1 << 20),
     "close_timeout_ms": (0, 600_000),
     "ping_interval_ms": (10, 60_000),
     "max_ping_interval_ms": (10, 60_000),
@@ -70,6 +71,8 @@ class NodeConfig:
             up its core: shorter round trips for a core that is never idle. 0: never.
         max_pending_calls: Calls of this node without an answer yet.
         max_answers_open: Calls to this node not answered yet; more get BUSY.
+        max_broadcast_origins: Nodes, each life of one counted, of whose broadcasts is known which
+            have come; the one that was silent longest is forgotten first.
         close_timeout_ms: For a link to end politely.
         ping_interval_ms: A PING goes out after this much silence of our own.
         max_ping_interval_ms: The interval grows with the number of links up to this, and is at
@@ -100,6 +103,7 @@ class NodeConfig:
     busy_poll_us: int = 0
     max_pending_calls: int = 65_536
     max_answers_open: int = 65_536
+    max_broadcast_origins: int = 16_384
     close_timeout_ms: int = 1_000
     ping_interval_ms: int = 200
     max_ping_interval_ms: int = 2_000

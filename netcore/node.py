@@ -145,6 +145,9 @@ class Node:
             kernels.Switch, self._loop, bound.for_switch, self._plane, self._config
         )
         self._plane.bind(self._switch)
+        kernels.BroadcastDesk(self._host.identity.epoch, self._config.max_broadcast_origins).bind(
+            self._switch
+        )
         self._bound = bound
         if transports is None:
             from .transport import MemoryTransport, TcpTransport, UnixTransport

@@ -42,6 +42,14 @@ SWITCH_COUNTERS: Final = (
     "control_overflows",
     "bytes_sent",
     "bytes_received",
+    "broadcasts_sent",
+    "broadcasts_received",
+    "broadcasts_delivered",
+    "broadcasts_duplicate",
+    "broadcasts_stale",
+    "broadcast_copies",
+    "broadcast_copies_dropped",
+    "broadcast_origins_forgotten",
 )
 
 
@@ -127,6 +135,10 @@ class NodeStats:
     calls; not control traffic); over a network of living nodes the sum of ``messages_sent`` is
     the sum of ``messages_delivered`` plus the sum of ``dropped``, once nothing is in flight.
 
+    Broadcasts are none of these messages: each is copied from link to link. Over a network of
+    living nodes the sum of ``broadcast_copies`` is the sum of ``broadcasts_received``,
+    ``broadcasts_duplicate``, ``broadcasts_stale`` and ``broadcast_copies_dropped``.
+
     Attributes:
         backend: "fast" or "pure".
         messages_sent: Accepted from this node's own code, local ones included.
@@ -148,6 +160,16 @@ class NodeStats:
         control_overflows: Links closed because their control queue was full.
         bytes_sent: To sockets.
         bytes_received: From sockets.
+        broadcasts_sent: Accepted from this node's own code.
+        broadcasts_received: Copies that came with a broadcast not seen here before.
+        broadcasts_delivered: Handed to a hook here, this node's own included.
+        broadcasts_duplicate: Copies of one that was seen here before, or began here.
+        broadcasts_stale: Copies so far behind the newest of their origin that nobody knows.
+        broadcast_copies: Made for links: one for each link that a broadcast goes out on.
+        broadcast_copies_dropped: Of those: the hop count was used up, the link's queue was full or
+            takes only smaller frames, or they were queued on a link that ended. Also those of this
+            node to itself that waited when it closed.
+        broadcast_origins_forgotten: Origins forgotten because of ``max_broadcast_origins``.
         links: Gauge: the live links.
         links_opened: Links that were reported as connected.
         links_closed: Links that were reported as disconnected.
@@ -198,6 +220,14 @@ class NodeStats:
     control_overflows: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+    broadcasts_sent: int = 0
+    broadcasts_received: int = 0
+    broadcasts_delivered: int = 0
+    broadcasts_duplicate: int = 0
+    broadcasts_stale: int = 0
+    broadcast_copies: int = 0
+    broadcast_copies_dropped: int = 0
+    broadcast_origins_forgotten: int = 0
     links: tuple[LinkStats, ...] = field(default=())
     links_opened: int = 0
     links_closed: int = 0

@@ -660,6 +660,7 @@ AGENT_ARGUMENTS: dict[str, tuple[object, ...]] = {
     "send_to_node": (2, MESSAGE),
     "send_to_key": (2, MESSAGE),
     "send_to_service": (SINK, MESSAGE),
+    "broadcast": (MESSAGE,),
     "send_local": (MESSAGE,),
     "send_to_conn": (1, MESSAGE),
     "call": (RouteRule.node(2), ADDER, MESSAGE, print),
