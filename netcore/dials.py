@@ -100,6 +100,8 @@ class DialBook:
         if self._open.pop(conn_id, None) is None:
             return
         self.failed += 1
+        if self._hooks.observer is not None:
+            self._hooks.observer.dial_failed(conn_id, node_id, error)
         logger.debug("%s failed: %s", format_conn(conn_id), error)
         for behavior, agent in self._behaviors:
             self._hooks.run(behavior.on_outgoing_connection_error, agent, node_id, conn_id, error)
