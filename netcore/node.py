@@ -257,12 +257,17 @@ class Node:
         self._check()
         if self._in_turn:
             raise RuntimeError("poll() inside a hook: the node is in a turn already")
+        return self._turn(None if timeout_s is None else milliseconds(timeout_s))
+
+    def _turn(self, timeout_ms: int | None = 0) -> int:
+        """Make one turn; unchecked, for a simulator that knows its nodes."""
         try:
             if not self._started:
                 self._start()
-            served = self._loop.run_once(None if timeout_s is None else milliseconds(timeout_s))
+            served = self._loop.run_once(timeout_ms)
         finally:
-            self._close_if_asked()
+            if self._close_in_turn is not None:
+                self._close_if_asked()
         self._plane.raise_interrupt()
         return served
 

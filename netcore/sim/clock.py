@@ -34,17 +34,15 @@ class VirtualTime:
     Attributes:
         now_ms: The time of the whole network.
         ready: Whoever has something to do at this time, each once, in order of their waking.
-        events: How many events there were.
         in_turn: Whether a node has its turn: whether user code may be running.
         running: Whether time passes.
     """
 
-    __slots__ = ("_heap", "_number", "events", "in_turn", "now_ms", "ready", "running")
+    __slots__ = ("_heap", "_number", "in_turn", "now_ms", "ready", "running")
 
     def __init__(self) -> None:
         self.now_ms = 0
         self.ready: deque[Turning] = deque()
-        self.events = 0
         self.in_turn = self.running = False
         self._heap: list[tuple[int, int, Callable[[], object]]] = []
         self._number = 0
@@ -56,7 +54,9 @@ class VirtualTime:
     def call_at(self, when_ms: int, fn: Callable[[], object]) -> None:
         """Call ``fn()`` then; those of the same time in the order of these calls."""
         self._number += 1
-        heapq.heappush(self._heap, (max(when_ms, self.now_ms), self._number, fn))
+        if when_ms < self.now_ms:
+            when_ms = self.now_ms
+        heapq.heappush(self._heap, (when_ms, self._number, fn))
 
     def run_until(self, end_ms: int) -> None:
         """Let time pass.
@@ -73,32 +73,32 @@ class VirtualTime:
             self.running = False
 
     def _run_until(self, end_ms: int) -> None:
-        heap = self._heap
+        heap, ready, pop = self._heap, self.ready, heapq.heappop
         while True:
-            self._serve_ready()
+            if ready:
+                self._serve_ready()
             if not heap or heap[0][0] > end_ms:
                 break
             self.now_ms = now_ms = heap[0][0]
             while heap and heap[0][0] <= now_ms:
-                self.events += 1
-                heapq.heappop(heap)[2]()
+                pop(heap)[2]()
         self.now_ms = max(self.now_ms, end_ms)
 
     def _serve_ready(self) -> None:
         ready = self.ready
         left = MAX_TURNS_A_MOMENT
-        while ready:
-            self.in_turn = True
-            try:
+        self.in_turn = True
+        try:
+            while ready and left:
+                left -= 1
                 ready.popleft().turn()
-            finally:
-                self.in_turn = False
-            left -= 1
-            if not left and ready:
-                raise SimulationError(
-                    f"no end of turns at {self.now_ms} ms: does somebody answer every answer over "
-                    "links without latency?"
-                )
+        finally:
+            self.in_turn = False
+        if ready:
+            raise SimulationError(
+                f"no end of turns at {self.now_ms} ms: does somebody answer every answer over "
+                "links without latency?"
+            )
 
     def next_ms(self) -> int | None:
         """Return when something happens next; None: never."""

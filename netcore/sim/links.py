@@ -42,6 +42,11 @@ class Link:
         """Whether both ends have it."""
         return self.b in self._one.peers and self.a in self._two.peers
 
+    @property
+    def is_dialing(self) -> bool:
+        """Whether a dial is under way."""
+        return self._dialing is not None
+
     def __str__(self) -> str:
         state = "up" if self.is_up else "not up"
         why = "" if self.last_error is None else f", the last dial failed: {self.last_error}"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from .._typing import TYPE_CHECKING, Any, Final, final
-from ..errors import LocalError, OutgoingConnectionError
+from ..errors import LocalError
 from ..ids import check_node_id
 from ..wire import MAX_HANDSHAKE_BYTES
-from .clock import SimulationError, VirtualTime
+from .clock import SimulationError
+from .fabric import Fabric
 from .links import Link
-from .nodes import Behaviors, HookError, NodeWatcher, SimNode
+from .nodes import Behaviors, SimNode
 from .paths import Path, Quality
-from .trace import Trace
+from .topology import Topology
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,19 +26,39 @@ if TYPE_CHECKING:
     from ..route import RouteRule
     from ..routing import RouterTable
     from ..stats import NodeStats
-    from .streams import Machine
+    from .nodes import HookError
+    from .trace import Trace
 
     B = TypeVar("B", bound=NetworkBehavior)
 
-__all__ = ["Network"]
+__all__ = ["Network", "Operation"]
 
-#: Hook errors that are kept; more are only counted.
-KEPT_ERRORS: Final = 1_000
+#: [time in ms, name, arguments]
+Operation = Sequence[Any]
+
 STEP_MS: Final = 50  # settle() looks around so often
 
 
+_PLAYED: Final = frozenset(
+    [
+        "add_node",
+        "link",
+        "kill",
+        "stop",
+        "restart",
+        "freeze",
+        "thaw",
+        "cut",
+        "cut_one_way",
+        "heal",
+        "reset",
+        "do",
+    ]
+)
+
+
 @final
-class Network(NodeWatcher):
+class Network:
     """Nodes on one virtual clock; the same seed and the same calls give the same events.
 
     Calls that change something (``add_node``, ``link``, ``cut`` ...) are for the test that drives
@@ -53,14 +73,11 @@ class Network(NodeWatcher):
         config: Fields of ``NodeConfig`` for all nodes.
 
     Attributes:
-        seed: The seed.
-        time: The clock.
-        trace: What happened.
-        operations: What was done to the network, as ``[time in ms, name, arguments]``; plain
-            values, for JSON.
-        hook_errors: What user code raised, the last thousand.
-        hook_errors_count: How often.
-        allow_hook_errors: Whether ``check`` and the end of a ``with`` block take that well.
+        operations: What was done to the network, as ``[time in ms, name, arguments]``: plain
+            values, fit for JSON, for ``replay``.
+        actions: What ``do`` can do besides, by name: functions that get the network and arguments.
+        topology: Adds whole lines, rings, stars, grids and random networks.
+        allow_hook_errors: Whether ``check`` and the end of a ``with`` block take them well.
     """
 
     def __init__(
@@ -75,21 +92,30 @@ class Network(NodeWatcher):
     ) -> None:
         if not isinstance(seed, int):
             raise LocalError(f"seed must be an int, not {seed!r}")
-        self.seed = seed
-        self.time = VirtualTime()
-        self.trace = Trace(keep_events)
         self.operations: list[list[Any]] = []
-        self.hook_errors: deque[HookError] = deque(maxlen=KEPT_ERRORS)
-        self.hook_errors_count = 0
+        self.actions: dict[str, Callable[..., object]] = {}
+        self.topology = Topology(self)
         self.allow_hook_errors = False
-        self.window_bytes = max(window_bytes, 2 * MAX_HANDSHAKE_BYTES)
+        self._fabric = Fabric(seed, max(window_bytes, 2 * MAX_HANDSHAKE_BYTES), keep_events)
+        self._time = self._fabric.time
         self._backend = backend
         self._config: dict[str, Any] = {"secret": secret, **config}
-        self._nodes: dict[int, SimNode] = {}
-        self._names: dict[str, SimNode] = {}
-        self._paths: dict[tuple[int, int], Path] = {}
-        self._links: dict[tuple[int, int], Link] = {}
         self._closed = False
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return self._fabric.seed
+
+    @property
+    def trace(self) -> Trace:
+        """What happened."""
+        return self._fabric.trace
+
+    @property
+    def hook_errors(self) -> list[HookError]:
+        """What user code raised, the first thousand."""
+        return self._fabric.hook_errors
 
     # -- nodes -------------------------------------------------------------------------------------
 
@@ -112,12 +138,12 @@ class Network(NodeWatcher):
             config: Fields of ``NodeConfig``, for this node.
         """
         check_node_id(node_id)
-        if node_id in self._nodes:
+        if node_id in self:
             raise LocalError(f"there is a node {node_id} already")
         self._enter("add_node", node_id=node_id, **config)
         node = SimNode(
-            self,
-            self,
+            self._fabric,
+            self._fabric,
             node_id,
             behaviors,
             seed=f"{self.seed}/{node_id}",
@@ -125,7 +151,7 @@ class Network(NodeWatcher):
             router=router,
             config={**self._config, **config},
         )
-        self._nodes[node_id] = self._names[node.name] = node
+        self._fabric.add_node(node)
         node.boot()
         return node.node
 
@@ -135,30 +161,30 @@ class Network(NodeWatcher):
         Raises:
             LocalError: There is none.
         """
-        return self._sim_node(node_id).node
+        return self._fabric.node(node_id).node
 
     def __getitem__(self, node_id: int) -> Node:
         return self.node(node_id)
 
     def __contains__(self, node_id: object) -> bool:
-        return node_id in self._nodes
+        return node_id in self._fabric.nodes
 
     @property
     def node_ids(self) -> tuple[int, ...]:
         """The ids of all nodes ever added, in that order."""
-        return tuple(self._nodes)
+        return tuple(self._fabric.nodes)
 
     def is_running(self, node_id: int) -> bool:
         """Return whether the node's process is there, frozen or not."""
-        return self._sim_node(node_id).is_running
+        return self._fabric.node(node_id).is_running
 
     def is_frozen(self, node_id: int) -> bool:
         """Return whether the node stands still."""
-        return self._sim_node(node_id).is_frozen
+        return self._fabric.node(node_id).is_frozen
 
     def incarnation(self, node_id: int) -> int:
         """Return how often the node was restarted."""
-        return self._sim_node(node_id).incarnation
+        return self._fabric.node(node_id).incarnation
 
     def behavior(self, node_id: int, kind: type[B]) -> B:
         """Return the node's behavior of that class.
@@ -166,7 +192,7 @@ class Network(NodeWatcher):
         Raises:
             LocalError: It has none.
         """
-        for behavior in self._sim_node(node_id).behaviors:
+        for behavior in self._fabric.node(node_id).behaviors:
             if isinstance(behavior, kind):
                 return behavior
         raise LocalError(f"node {node_id} has no {kind.__name__}")
@@ -178,13 +204,13 @@ class Network(NodeWatcher):
             node_id: Whose.
             silent: The machine goes with it, as when the power fails: its neighbours see nothing.
         """
-        node = self._running(node_id)
+        node = self._fabric.running(node_id)
         self._enter("kill", node_id=node_id, silent=silent)
         node.kill(silent=silent)
 
     def stop(self, node_id: int) -> None:
         """Close a node politely, as a program does that ends."""
-        node = self._running(node_id)
+        node = self._fabric.running(node_id)
         self._enter("stop", node_id=node_id)
         node.stop()
 
@@ -196,24 +222,24 @@ class Network(NodeWatcher):
         Raises:
             LocalError: It was added with behavior objects, and no new ones are given.
         """
-        node = self._sim_node(node_id)
+        node = self._fabric.node(node_id)
         node.check_restart(behaviors)
         self._enter("restart", node_id=node_id)
         node.restart(behaviors)
-        for link in self._links.values():
+        for link in self._fabric.links.values():
             if link.a == node_id:
                 link.dial()
         return node.node
 
     def freeze(self, node_id: int) -> None:
         """Let a process stand still: it does nothing, and what comes for it piles up."""
-        node = self._running(node_id)
+        node = self._fabric.running(node_id)
         self._enter("freeze", node_id=node_id)
         node.freeze()
 
     def thaw(self, node_id: int) -> None:
         """Let it go on."""
-        node = self._running(node_id)
+        node = self._fabric.running(node_id)
         self._enter("thaw", node_id=node_id)
         node.thaw()
 
@@ -246,7 +272,7 @@ class Network(NodeWatcher):
             latency_ms=latency_ms, jitter_ms=jitter_ms, loss=loss, bandwidth_kbps=bandwidth_kbps
         )
         for node_id in (a, b):
-            self._sim_node(node_id)
+            self._fabric.node(node_id)
         if a == b:
             raise LocalError(f"a link joins two nodes, not {a} with itself")
         self._enter(
@@ -261,9 +287,11 @@ class Network(NodeWatcher):
         )
         self.path(a, b).quality = self.path(b, a).quality = quality
         key = (min(a, b), max(a, b))
-        link = self._links.get(key)
+        link = self._fabric.links.get(key)
         if link is None:
-            link = self._links[key] = Link(self.time, self._nodes[a], self._nodes[b], redial_ms)
+            link = self._fabric.links[key] = Link(
+                self._time, self._fabric.nodes[a], self._fabric.nodes[b], redial_ms
+            )
             link.dial()
         else:
             link.redial_ms = redial_ms
@@ -272,7 +300,7 @@ class Network(NodeWatcher):
     @property
     def links(self) -> tuple[Link, ...]:
         """The links that were made by ``link``, oldest first."""
-        return tuple(self._links.values())
+        return tuple(self._fabric.links.values())
 
     def cut(self, a: int, b: int) -> None:
         """Let nothing through between two nodes, in silence."""
@@ -293,7 +321,7 @@ class Network(NodeWatcher):
             if a is not b:
                 raise LocalError("heal() takes two nodes or none")
             self._enter("heal")
-            for path in list(self._paths.values()):
+            for path in self._fabric.paths():
                 path.heal()
             return
         self._both(a, b)
@@ -306,7 +334,7 @@ class Network(NodeWatcher):
         self._both(a, b)
         self._enter("reset", a=a, b=b)
         for here, there in ((a, b), (b, a)):
-            for end in list(self._nodes[here].ends):
+            for end in list(self._fabric.nodes[here].ends):
                 if end.peer_id == there:
                     end.reset()
 
@@ -316,24 +344,22 @@ class Network(NodeWatcher):
 
     def path(self, a: int, b: int) -> Path:
         """Return the way from a to b; any two have one, 1 ms long until ``link`` says more."""
-        path = self._paths.get((a, b))
-        if path is None:
-            path = self._paths[a, b] = Path(f"{self.seed}/{a}>{b}", Quality())
-        return path
+        self._both(a, b)
+        return self._fabric.path(a, b)
 
     # -- time --------------------------------------------------------------------------------------
 
     @property
     def now_ms(self) -> int:
         """The virtual time, of all nodes; it begins with 0."""
-        return self.time.now_ms
+        return self._time.now_ms
 
     def run(self, ms: int) -> None:
         """Let so much time pass."""
         self._check()
         if not isinstance(ms, int) or ms < 0:
             raise LocalError(f"ms must be an int of 0 or more, not {ms!r}")
-        self.time.run_until(self.time.now_ms + ms)
+        self._time.run_until(self._time.now_ms + ms)
 
     def run_until(self, condition: Callable[[], object], timeout_ms: int = 60_000) -> int:
         """Let time pass until the condition holds; return how much did.
@@ -342,18 +368,18 @@ class Network(NodeWatcher):
             SimulationError: It did not hold in time.
         """
         self._check()
-        begin_ms = self.time.now_ms
+        begin_ms = self._time.now_ms
         end_ms = begin_ms + timeout_ms
-        self.time.run_until(begin_ms)
+        self._time.run_until(begin_ms)
         while not condition():
-            next_ms = self.time.next_ms()
+            next_ms = self._time.next_ms()
             if next_ms is None or next_ms > end_ms:
-                self.time.run_until(end_ms)
+                self._time.run_until(end_ms)
                 raise SimulationError(
                     f"the condition did not hold within {timeout_ms} ms (seed {self.seed})"
                 )
-            self.time.run_until(next_ms)
-        return self.time.now_ms - begin_ms
+            self._time.run_until(next_ms)
+        return self._time.now_ms - begin_ms
 
     def settle(self, timeout_ms: int = 60_000, *, quiet_ms: int = 1_000) -> int:
         """Let time pass until every link is up or gone and no route changes; return how much did.
@@ -366,17 +392,17 @@ class Network(NodeWatcher):
             SimulationError: That did not happen in time; it says what is missing.
         """
         self._check()
-        begin_ms = quiet_from_ms = self.time.now_ms
+        begin_ms = quiet_from_ms = self._time.now_ms
         before: list[tuple[int, ...]] = []
         while True:
-            self.time.run_until(self.time.now_ms + STEP_MS)
-            now = [node.routing_state() for node in self._nodes.values()]
-            missing = self._missing()
+            self._time.run_until(self._time.now_ms + STEP_MS)
+            now = [node.routing_state() for node in self._fabric.nodes.values()]
+            missing = self._fabric.missing()
             if now != before or missing:
-                before, quiet_from_ms = now, self.time.now_ms
-            elif self.time.now_ms - quiet_from_ms >= quiet_ms:
-                return self.time.now_ms - begin_ms
-            if self.time.now_ms - begin_ms >= timeout_ms:
+                before, quiet_from_ms = now, self._time.now_ms
+            elif self._time.now_ms - quiet_from_ms >= quiet_ms:
+                return self._time.now_ms - begin_ms
+            if self._time.now_ms - begin_ms >= timeout_ms:
                 what = "; ".join(missing[:5]) or "routes keep changing"
                 raise SimulationError(
                     f"not settled after {timeout_ms} ms (seed {self.seed}): {what}"
@@ -385,7 +411,7 @@ class Network(NodeWatcher):
     def call_at(self, when_ms: int, fn: Callable[[], object]) -> None:
         """Call ``fn()`` at that time, between the turns of the nodes."""
         self._check()
-        self.time.call_at(when_ms, fn)
+        self._time.call_at(when_ms, fn)
 
     def call(
         self,
@@ -405,6 +431,77 @@ class Network(NodeWatcher):
         self.run_until(lambda: answers, timeout_ms + 1_000)
         return answers[0].result()
 
+    # -- the log of operations ---------------------------------------------------------------------
+
+    def do(self, action: str, **args: Any) -> None:
+        """Do something of your own, one of ``actions``, and write it down like a fault.
+
+        Args:
+            action: Its name.
+            args: Plain values.
+        """
+        if action not in self.actions:
+            raise LocalError(f"there is no action {action!r}: enter it in Network.actions")
+        self._enter("do", action=action, **args)
+        self.actions[action](self, **args)
+
+    def play(
+        self,
+        operations: Iterable[Operation],
+        *,
+        behaviors: Behaviors = (),
+        skip_invalid: bool = False,
+    ) -> None:
+        """Do operations at their times, from a log or made by ``random_faults``.
+
+        Args:
+            operations: As ``operations`` has them, in order of their time.
+            behaviors: For the nodes that they add.
+            skip_invalid: Leave out what cannot be done, such as killing a dead node: for logs of
+                which something was taken out.
+
+        Raises:
+            LocalError: An operation is unknown, or cannot be done.
+        """
+        for when_ms, name, args in operations:
+            if name not in _PLAYED:
+                raise LocalError(f"there is no operation {name!r}")
+            self.run(max(0, when_ms - self.now_ms))
+            if name == "add_node":
+                args = {**args, "behaviors": behaviors}
+            try:
+                getattr(self, name)(**args)
+            except LocalError:
+                if not skip_invalid:
+                    raise
+
+    @classmethod
+    def replay(
+        cls,
+        operations: Iterable[Operation],
+        *,
+        behaviors: Behaviors = (),
+        actions: dict[str, Callable[..., object]] | None = None,
+        until_ms: int = 0,
+        skip_invalid: bool = False,
+        **options: Any,
+    ) -> Network:
+        """Return a new network to which all this was done again.
+
+        Args:
+            operations: ``operations`` of the other network.
+            behaviors: For its nodes, as in ``add_node``.
+            actions: What ``do`` needs.
+            until_ms: Let time pass until then.
+            skip_invalid: Leave out what cannot be done.
+            options: As for ``Network``: the seed before all.
+        """
+        network = cls(**options)
+        network.actions.update(actions or {})
+        network.play(operations, behaviors=behaviors, skip_invalid=skip_invalid)
+        network.run(max(0, until_ms - network.now_ms))
+        return network
+
     # -- what there is to see ----------------------------------------------------------------------
 
     @property
@@ -414,11 +511,11 @@ class Network(NodeWatcher):
 
     def stats(self) -> dict[int, NodeStats]:
         """Return the counters of the running nodes."""
-        return {i: node.node.stats() for i, node in self._nodes.items() if node.is_running}
+        return {i: node.node.stats() for i, node in self._fabric.nodes.items() if node.is_running}
 
     def total(self, counter: str) -> int:
         """Return the sum of a counter of ``NodeStats``, over all nodes and their past."""
-        return sum(node.total(counter) for node in self._nodes.values())
+        return sum(node.total(counter) for node in self._fabric.nodes.values())
 
     def check(self) -> None:
         """Complain about hook errors, unless they are allowed.
@@ -426,10 +523,10 @@ class Network(NodeWatcher):
         Raises:
             SimulationError: User code raised; the first error is its cause.
         """
-        if self.hook_errors_count and not self.allow_hook_errors:
-            first = self.hook_errors[0]
+        if self.hook_errors and not self.allow_hook_errors:
+            first, count = self.hook_errors[0], self._fabric.hook_errors_count
             raise SimulationError(
-                f"{self.hook_errors_count} hook errors (seed {self.seed}), the first: {first}"
+                f"hook errors: {count} (seed {self.seed}), the first: {first}"
             ) from first.error
 
     # -- the end -----------------------------------------------------------------------------------
@@ -438,7 +535,7 @@ class Network(NodeWatcher):
         """Close all nodes politely, each with its last hooks. Idempotent."""
         if not self._closed:
             self._closed = True
-            for node in self._nodes.values():
+            for node in self._fabric.nodes.values():
                 if node.is_running:
                     node.stop()
 
@@ -456,44 +553,7 @@ class Network(NodeWatcher):
             self.check()
 
     def __repr__(self) -> str:
-        return f"<Network seed={self.seed} {len(self._nodes)} nodes at {self.now_ms} ms>"
-
-    # -- for nodes and streams ---------------------------------------------------------------------
-
-    def machine_of(self, name: str) -> Machine | None:
-        """Return whose name that is."""
-        return self._names.get(name)
-
-    def on_link_up(self, node: SimNode, peer: int, conn_id: int) -> None:
-        """Note the end of a dial."""
-        link = self._link_of(node, peer)
-        if link is not None:
-            link.on_up(conn_id)
-
-    def on_link_down(self, node: SimNode, peer: int, conn_id: int) -> None:
-        """Dial again, if that is wanted."""
-        link = self._link_of(node, peer)
-        if link is not None:
-            link.on_down(node)
-
-    def on_death(self, node: SimNode) -> None:
-        """Forget its dials."""
-        for link in self._links.values():
-            link.on_death(node)
-
-    def on_dial_failed(
-        self, node: SimNode, peer: int | None, conn_id: int, error: OutgoingConnectionError
-    ) -> None:
-        """Dial again, if that is wanted."""
-        link = None if peer is None else self._link_of(node, peer)
-        if link is not None:
-            link.on_dial_failed(conn_id, error)
-
-    def on_hook_failed(self, error: HookError) -> None:
-        """Keep it."""
-        self.hook_errors_count += 1
-        if len(self.hook_errors) < KEPT_ERRORS:
-            self.hook_errors.append(error)
+        return f"<Network seed={self.seed} {len(self._fabric.nodes)} nodes at {self.now_ms} ms>"
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -501,54 +561,15 @@ class Network(NodeWatcher):
         if self._closed:
             raise LocalError("the network is closed")
 
-    def _enter(self, name: str, **args: int | float | None) -> None:
+    def _enter(self, name: str, **args: Any) -> None:
         """Write an operation down."""
         self._check()
-        if self.time.in_turn:
+        if self._time.in_turn:
             raise LocalError(f"{name}() inside a hook: use call_at() to do it between two turns")
-        self.operations.append([self.time.now_ms, name, args])
+        self.operations.append([self._time.now_ms, name, args])
         said = " ".join(f"{key}={value!r}" for key, value in args.items())
-        self.trace.add(self.time.now_ms, "operation", name, said)
-
-    def _link_of(self, node: SimNode, peer: int) -> Link | None:
-        return self._links.get((min(node.node_id, peer), max(node.node_id, peer)))
-
-    def _sim_node(self, node_id: int) -> SimNode:
-        node = self._nodes.get(node_id)
-        if node is None:
-            raise LocalError(f"there is no node {node_id}: add_node it first")
-        return node
-
-    def _running(self, node_id: int) -> SimNode:
-        node = self._sim_node(node_id)
-        _ = node.node  # raises when it does not run
-        return node
+        self.trace.add((self._time.now_ms, "operation", name, said))
 
     def _both(self, a: int, b: int) -> None:
-        self._sim_node(a)
-        self._sim_node(b)
-
-    def _missing(self) -> list[str]:
-        """Return what is neither up nor gone."""
-        missing = [str(link) for link in self._links.values() if self._must_come(link)]
-        for node in self._nodes.values():
-            if node.is_running and not node.is_frozen:
-                missing += [
-                    f"node {node.node_id} has a link to {peer} that is dead"
-                    for peer in node.peers
-                    if not self._is_whole(node, peer)
-                ]
-        return missing
-
-    def _must_come(self, link: Link) -> bool:
-        able = self._is_able(link.a, link.b) and link.redial_ms is not None
-        return able and not link.is_up
-
-    def _is_able(self, a: int, b: int) -> bool:
-        """Return whether bytes can go to and fro."""
-        one, two = self._nodes[a], self._nodes[b]
-        awake = one.is_awake and two.is_awake
-        return awake and not (self.path(a, b).is_cut or self.path(b, a).is_cut)
-
-    def _is_whole(self, node: SimNode, peer: int) -> bool:
-        return self._is_able(node.node_id, peer) and node.node_id in self._nodes[peer].peers
+        self._fabric.node(a)
+        self._fabric.node(b)

@@ -189,6 +189,7 @@ class SimNode:
         )
         self.is_on = True
         self._transport, self._node = transport, node
+        self._next_deadline_ms = transport.host.loop.next_deadline_ms
         node.listen(f"/memory/{self.name}")
         self.wake()
 
@@ -277,29 +278,27 @@ class SimNode:
         if node is None or self.is_frozen:
             return
         try:
-            node.poll(0)
+            node._turn()
         finally:
-            self._after_turn(node)
+            if self.outbox:
+                self._let_go()
+            if node._closed:  # by its own code
+                self._end(node)
+            else:
+                self._sleep(self._next_deadline_ms())
 
-    def _after_turn(self, node: Node) -> None:
-        if self.outbox:
-            self._let_go()
-        if node.closed:  # by its own code
-            if self._node is node:
-                self._node = None
-                self.past.append(node.stats())
-                self._gone(silent=False)
-            return
-        wait_ms = node.next_deadline_ms()
-        if wait_ms == 0:
-            self.wake()
-        else:
-            self._sleep(wait_ms)
+    def _end(self, node: Node) -> None:
+        if self._node is node:
+            self._node = None
+            self.past.append(node.stats())
+            self._gone(silent=False)
 
     def _sleep(self, wait_ms: int | None) -> None:
         """Get the next turn in so many ms, if not before."""
-        if wait_ms is None:
+        if not wait_ms:
             self._due_ms = None
+            if wait_ms == 0:
+                self.wake()
             return
         time = self._world.time
         self._due_ms = due_ms = time.now_ms + wait_ms
@@ -342,7 +341,7 @@ class _Observer:
         self._watcher = watcher
 
     def _add(self, kind: str, *details: int | str) -> None:
-        self._world.trace.add(self._world.time.now_ms, kind, self._node.node_id, *details)
+        self._world.trace.add((self._world.time.now_ms, kind, self._node.node_id, *details))
 
     def link_up(self, conn: kernels.Connection) -> None:
         peer, peers = conn.remote_node_id, self._node.peers

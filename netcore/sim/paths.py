@@ -87,27 +87,52 @@ class Path:
     """The way from one node to another.
 
     Attributes:
-        quality: How good it is; may be changed at any time.
         is_cut: Whether nothing gets through.
+        steady_ms: What everything takes at any time; None while that is not so simple.
         streams: Who is told of cuts, oldest first.
         resent: Packets that had to be sent again.
     """
 
-    __slots__ = ("_busy_until_us", "_rng", "_seed", "is_cut", "quality", "resent", "streams")
+    __slots__ = (
+        "_busy_until_us",
+        "_quality",
+        "_rng",
+        "_seed",
+        "is_cut",
+        "resent",
+        "steady_ms",
+        "streams",
+    )
 
     def __init__(self, seed: str, quality: Quality) -> None:
-        self.quality = quality
         self.is_cut = False
+        self.quality = quality
         self.streams: dict[Waiting, None] = {}  # not a set: its order is not by address
         self.resent = 0
         self._seed = seed
         self._rng: Random | None = None
         self._busy_until_us = 0
 
+    @property
+    def quality(self) -> Quality:
+        """How good it is; may be changed at any time."""
+        return self._quality
+
+    @quality.setter
+    def quality(self, quality: Quality) -> None:
+        self._quality = quality
+        self._set_steady()
+
+    def _set_steady(self) -> None:
+        quality = self._quality
+        varies = quality.jitter_ms or quality.loss or quality.bandwidth_kbps
+        self.steady_ms = None if self.is_cut or varies else quality.latency_ms
+
     def cut(self) -> None:
         """Let nothing through any more."""
         if not self.is_cut:
             self.is_cut = True
+            self._set_steady()
             for stream in list(self.streams):
                 stream.on_cut()
 
@@ -115,6 +140,7 @@ class Path:
         """Let everything through again."""
         if self.is_cut:
             self.is_cut = False
+            self._set_steady()
             self._busy_until_us = 0
             for stream in list(self.streams):
                 stream.on_heal()

@@ -20,7 +20,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-import xxhash
+from xxhash import xxh3_64_intdigest
 
 from .._typing import TYPE_CHECKING, Protocol, final
 from ..errors import QueueFullError
@@ -225,18 +225,16 @@ class End:
     def depart(self) -> None:
         """Let go what was written in this turn."""
         out, self._out = self._out, []
-        ends = out[-1] is None
-        data = b"".join([piece for piece in out if piece is not None])
+        data, ends = _whole(out)
         machine, peer = self._machine.node_id, self.peer._machine.node_id
+        now_ms = self._world.time.now_ms
         if data:
-            digest = xxhash.xxh3_64_intdigest(data)
-            self._world.trace.add(
-                self._world.time.now_ms, "bytes", machine, peer, len(data), digest
-            )
-            self._send(data)
+            digest = xxh3_64_intdigest(data)
+            self._world.trace.add((now_ms, "bytes", machine, peer, len(data), digest))
+            self._send(data, now_ms)
         if ends:
-            self._world.trace.add(self._world.time.now_ms, "end", machine, peer)
-            self._send(None)
+            self._world.trace.add((now_ms, "end", machine, peer))
+            self._send(None, now_ms)
 
     def die(self, *, silent: bool) -> None:
         """The process is gone: end the stream for it, or, ``silent``, say nothing."""
@@ -259,10 +257,12 @@ class End:
 
     # -- outwards ----------------------------------------------------------------------------------
 
-    def _send(self, item: bytes | None) -> None:
-        now_ms = self._world.time.now_ms
+    def _send(self, item: bytes | None, now_ms: int) -> None:
+        steady_ms = self._path.steady_ms
         if self._held:
             self._held.append(item)
+        elif steady_ms is not None:
+            self.peer._expect(now_ms + steady_ms, item)
         elif self._path.is_cut:
             self._held_ms = now_ms
             self._held.append(item)
@@ -322,18 +322,24 @@ class End:
         if self._transit:
             when_ms = max(when_ms, self._transit[-1][0])
         self._transit.append((when_ms, item))
-        self._arm(when_ms)
+        if self._armed_ms is None or when_ms < self._armed_ms:
+            self._arm(when_ms)
 
     def _arm(self, when_ms: int) -> None:
-        if self._armed_ms is None or when_ms < self._armed_ms:
-            self._armed_ms = when_ms
-            self._world.time.call_at(when_ms, self._arrive)
+        self._armed_ms = when_ms
+        self._world.time.call_at(when_ms, self._arrive)
 
     def _arrive(self) -> None:
         self._armed_ms = None
         transit, now_ms = self._transit, self._world.time.now_ms
         while transit and transit[0][0] <= now_ms:
-            self._receive(transit.popleft()[1])
+            item = transit.popleft()[1]
+            if item is None or self._closed:
+                self._receive(item)
+                continue
+            self._inbox.append(item)
+            if not self._posted and self._target is not None:
+                self._post()
         if transit:
             self._arm(transit[0][0])
 
@@ -359,10 +365,12 @@ class End:
         if self._target is None or not self._inbox:
             return
         inbox, self._inbox = self._inbox, []
-        ends = None in inbox
-        data = b"".join([item for item in inbox if item is not None])
+        data, ends = _whole(inbox)
         if data:
-            self._say_read(len(data))
+            if self._path.is_cut:
+                self._unsaid += len(data)
+            else:
+                self.peer._gain(len(data))
             self._target.receive_data(data)
         if ends:
             if self._target is not None:
@@ -370,11 +378,13 @@ class End:
             else:  # it changed hands meanwhile
                 self._inbox.append(None)
 
-    def _say_read(self, size: int) -> None:
-        if self._path.is_cut:
-            self._unsaid += size
-        else:
-            self.peer._gain(size)
+
+def _whole(items: list[bytes | None]) -> tuple[bytes, bool]:
+    """Return all bytes in one, and whether the end is among them."""
+    first = items[0]
+    if len(items) == 1 and first is not None:
+        return first, False
+    return b"".join([item for item in items if item is not None]), None in items
 
 
 def post(loop: kernels.Loop, fn: Callable[..., object], *args: object) -> None:

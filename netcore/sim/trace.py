@@ -45,7 +45,7 @@ class Trace:
         """Return the kept events of these kinds."""
         return [event for event in self if event[1] in kinds]
 
-    def add(self, *event: int | str) -> None:
+    def add(self, event: Event) -> None:
         """Enter an event: ints and texts, nothing that differs from one process to the next."""
         self._batch.append(event)
         if self._observers:
