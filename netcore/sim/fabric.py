@@ -32,6 +32,7 @@ class Fabric(NodeWatcher):
         trace: What happened.
         nodes: By id.
         links: By both ids, the smaller one first.
+        is_closing: Nodes are closed one after the other: that sends fail says nothing any more.
         hook_errors: The first ones.
         hook_errors_count: How many there were.
     """
@@ -43,6 +44,7 @@ class Fabric(NodeWatcher):
         self.trace = Trace(keep_events)
         self.nodes: dict[int, SimNode] = {}
         self.links: dict[tuple[int, int], Link] = {}
+        self.is_closing = False
         self.hook_errors: list[HookError] = []
         self.hook_errors_count = 0
         self._names: dict[str, SimNode] = {}
@@ -112,6 +114,8 @@ class Fabric(NodeWatcher):
 
     def on_hook_failed(self, error: HookError) -> None:
         """Keep it, if it is among the first."""
+        if self.is_closing and isinstance(error.error, LocalError):
+            return
         self.hook_errors_count += 1
         if len(self.hook_errors) < KEPT_ERRORS:
             self.hook_errors.append(error)

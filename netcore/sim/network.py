@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from .._typing import TYPE_CHECKING, Any, Final, final
 from ..errors import LocalError
@@ -12,53 +12,26 @@ from .clock import SimulationError
 from .fabric import Fabric
 from .links import Link
 from .nodes import Behaviors, SimNode
-from .paths import Path, Quality
+from .operations import Operation, OperationLog
+from .paths import Quality
 from .topology import Topology
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import TypeVar
 
     from .._backend import BackendName
-    from ..behavior import NetworkBehavior
     from ..config import Secret
     from ..node import Node
     from ..route import RouteRule
     from ..routing import RouterTable
-    from ..stats import NodeStats
-    from .nodes import HookError
-    from .trace import Trace
 
-    B = TypeVar("B", bound=NetworkBehavior)
-
-__all__ = ["Network", "Operation"]
-
-#: [time in ms, name, arguments]
-Operation = Sequence[Any]
+__all__ = ["Network"]
 
 STEP_MS: Final = 50  # settle() looks around so often
 
 
-_PLAYED: Final = frozenset(
-    [
-        "add_node",
-        "link",
-        "kill",
-        "stop",
-        "restart",
-        "freeze",
-        "thaw",
-        "cut",
-        "cut_one_way",
-        "heal",
-        "reset",
-        "do",
-    ]
-)
-
-
 @final
-class Network:
+class Network(OperationLog):
     """Nodes on one virtual clock; the same seed and the same calls give the same events.
 
     Calls that change something (``add_node``, ``link``, ``cut`` ...) are for the test that drives
@@ -92,30 +65,10 @@ class Network:
     ) -> None:
         if not isinstance(seed, int):
             raise LocalError(f"seed must be an int, not {seed!r}")
-        self.operations: list[list[Any]] = []
-        self.actions: dict[str, Callable[..., object]] = {}
+        super().__init__(Fabric(seed, max(window_bytes, 2 * MAX_HANDSHAKE_BYTES), keep_events))
         self.topology = Topology(self)
-        self.allow_hook_errors = False
-        self._fabric = Fabric(seed, max(window_bytes, 2 * MAX_HANDSHAKE_BYTES), keep_events)
-        self._time = self._fabric.time
         self._backend = backend
         self._config: dict[str, Any] = {"secret": secret, **config}
-        self._closed = False
-
-    @property
-    def seed(self) -> int:
-        """The seed."""
-        return self._fabric.seed
-
-    @property
-    def trace(self) -> Trace:
-        """What happened."""
-        return self._fabric.trace
-
-    @property
-    def hook_errors(self) -> list[HookError]:
-        """What user code raised, the first thousand."""
-        return self._fabric.hook_errors
 
     # -- nodes -------------------------------------------------------------------------------------
 
@@ -125,6 +78,7 @@ class Network:
         behaviors: Behaviors = (),
         *,
         router: Callable[[int], RouterTable] | None = None,
+        secret: Secret | None = None,
         **config: int | bool,
     ) -> Node:
         """Add a node and start it.
@@ -135,6 +89,7 @@ class Network:
                 the node id and returns behaviors; or behavior objects, which do not survive a
                 restart.
             router: Returns the router for a node id; None: a ``LayeredRouter``.
+            secret: None: the network's.
             config: Fields of ``NodeConfig``, for this node.
         """
         check_node_id(node_id)
@@ -149,53 +104,11 @@ class Network:
             seed=f"{self.seed}/{node_id}",
             backend=self._backend,
             router=router,
-            config={**self._config, **config},
+            config={**self._config, **config, **({} if secret is None else {"secret": secret})},
         )
         self._fabric.add_node(node)
         node.boot()
         return node.node
-
-    def node(self, node_id: int) -> Node:
-        """Return the running node of that id.
-
-        Raises:
-            LocalError: There is none.
-        """
-        return self._fabric.node(node_id).node
-
-    def __getitem__(self, node_id: int) -> Node:
-        return self.node(node_id)
-
-    def __contains__(self, node_id: object) -> bool:
-        return node_id in self._fabric.nodes
-
-    @property
-    def node_ids(self) -> tuple[int, ...]:
-        """The ids of all nodes ever added, in that order."""
-        return tuple(self._fabric.nodes)
-
-    def is_running(self, node_id: int) -> bool:
-        """Return whether the node's process is there, frozen or not."""
-        return self._fabric.node(node_id).is_running
-
-    def is_frozen(self, node_id: int) -> bool:
-        """Return whether the node stands still."""
-        return self._fabric.node(node_id).is_frozen
-
-    def incarnation(self, node_id: int) -> int:
-        """Return how often the node was restarted."""
-        return self._fabric.node(node_id).incarnation
-
-    def behavior(self, node_id: int, kind: type[B]) -> B:
-        """Return the node's behavior of that class.
-
-        Raises:
-            LocalError: It has none.
-        """
-        for behavior in self._fabric.node(node_id).behaviors:
-            if isinstance(behavior, kind):
-                return behavior
-        raise LocalError(f"node {node_id} has no {kind.__name__}")
 
     def kill(self, node_id: int, *, silent: bool = False) -> None:
         """End a process at once: no hook, no word; the system ends its streams.
@@ -297,11 +210,6 @@ class Network:
             link.redial_ms = redial_ms
         return link
 
-    @property
-    def links(self) -> tuple[Link, ...]:
-        """The links that were made by ``link``, oldest first."""
-        return tuple(self._fabric.links.values())
-
     def cut(self, a: int, b: int) -> None:
         """Let nothing through between two nodes, in silence."""
         self._both(a, b)
@@ -338,28 +246,7 @@ class Network:
                 if end.peer_id == there:
                     end.reset()
 
-    def is_cut(self, a: int, b: int) -> bool:
-        """Return whether nothing gets from a to b."""
-        return self.path(a, b).is_cut
-
-    def path(self, a: int, b: int) -> Path:
-        """Return the way from a to b; any two have one, 1 ms long until ``link`` says more."""
-        self._both(a, b)
-        return self._fabric.path(a, b)
-
     # -- time --------------------------------------------------------------------------------------
-
-    @property
-    def now_ms(self) -> int:
-        """The virtual time, of all nodes; it begins with 0."""
-        return self._time.now_ms
-
-    def run(self, ms: int) -> None:
-        """Let so much time pass."""
-        self._check()
-        if not isinstance(ms, int) or ms < 0:
-            raise LocalError(f"ms must be an int of 0 or more, not {ms!r}")
-        self._time.run_until(self._time.now_ms + ms)
 
     def run_until(self, condition: Callable[[], object], timeout_ms: int = 60_000) -> int:
         """Let time pass until the condition holds; return how much did.
@@ -370,15 +257,15 @@ class Network:
         self._check()
         begin_ms = self._time.now_ms
         end_ms = begin_ms + timeout_ms
-        self._time.run_until(begin_ms)
+        self._pass(begin_ms)
         while not condition():
-            next_ms = self._time.next_ms()
+            next_ms = self._next_ms()
             if next_ms is None or next_ms > end_ms:
-                self._time.run_until(end_ms)
+                self._pass(end_ms)
                 raise SimulationError(
                     f"the condition did not hold within {timeout_ms} ms (seed {self.seed})"
                 )
-            self._time.run_until(next_ms)
+            self._pass(next_ms)
         return self._time.now_ms - begin_ms
 
     def settle(self, timeout_ms: int = 60_000, *, quiet_ms: int = 1_000) -> int:
@@ -395,7 +282,7 @@ class Network:
         begin_ms = quiet_from_ms = self._time.now_ms
         before: list[tuple[int, ...]] = []
         while True:
-            self._time.run_until(self._time.now_ms + STEP_MS)
+            self._pass(self._time.now_ms + STEP_MS)
             now = [node.routing_state() for node in self._fabric.nodes.values()]
             missing = self._fabric.missing()
             if now != before or missing:
@@ -407,11 +294,6 @@ class Network:
                 raise SimulationError(
                     f"not settled after {timeout_ms} ms (seed {self.seed}): {what}"
                 )
-
-    def call_at(self, when_ms: int, fn: Callable[[], object]) -> None:
-        """Call ``fn()`` at that time, between the turns of the nodes."""
-        self._check()
-        self._time.call_at(when_ms, fn)
 
     def call(
         self,
@@ -431,57 +313,13 @@ class Network:
         self.run_until(lambda: answers, timeout_ms + 1_000)
         return answers[0].result()
 
-    # -- the log of operations ---------------------------------------------------------------------
-
-    def do(self, action: str, **args: Any) -> None:
-        """Do something of your own, one of ``actions``, and write it down like a fault.
-
-        Args:
-            action: Its name.
-            args: Plain values.
-        """
-        if action not in self.actions:
-            raise LocalError(f"there is no action {action!r}: enter it in Network.actions")
-        self._enter("do", action=action, **args)
-        self.actions[action](self, **args)
-
-    def play(
-        self,
-        operations: Iterable[Operation],
-        *,
-        behaviors: Behaviors = (),
-        skip_invalid: bool = False,
-    ) -> None:
-        """Do operations at their times, from a log or made by ``random_faults``.
-
-        Args:
-            operations: As ``operations`` has them, in order of their time.
-            behaviors: For the nodes that they add.
-            skip_invalid: Leave out what cannot be done, such as killing a dead node: for logs of
-                which something was taken out.
-
-        Raises:
-            LocalError: An operation is unknown, or cannot be done.
-        """
-        for when_ms, name, args in operations:
-            if name not in _PLAYED:
-                raise LocalError(f"there is no operation {name!r}")
-            self.run(max(0, when_ms - self.now_ms))
-            if name == "add_node":
-                args = {**args, "behaviors": behaviors}
-            try:
-                getattr(self, name)(**args)
-            except LocalError:
-                if not skip_invalid:
-                    raise
-
     @classmethod
     def replay(
         cls,
         operations: Iterable[Operation],
         *,
         behaviors: Behaviors = (),
-        actions: dict[str, Callable[..., object]] | None = None,
+        actions: Mapping[str, Callable[..., object]] | None = None,
         until_ms: int = 0,
         skip_invalid: bool = False,
         **options: Any,
@@ -502,42 +340,17 @@ class Network:
         network.run(max(0, until_ms - network.now_ms))
         return network
 
-    # -- what there is to see ----------------------------------------------------------------------
-
-    @property
-    def hash(self) -> str:
-        """The hash over everything that happened so far."""
-        return self.trace.hash
-
-    def stats(self) -> dict[int, NodeStats]:
-        """Return the counters of the running nodes."""
-        return {i: node.node.stats() for i, node in self._fabric.nodes.items() if node.is_running}
-
-    def total(self, counter: str) -> int:
-        """Return the sum of a counter of ``NodeStats``, over all nodes and their past."""
-        return sum(node.total(counter) for node in self._fabric.nodes.values())
-
-    def check(self) -> None:
-        """Complain about hook errors, unless they are allowed.
-
-        Raises:
-            SimulationError: User code raised; the first error is its cause.
-        """
-        if self.hook_errors and not self.allow_hook_errors:
-            first, count = self.hook_errors[0], self._fabric.hook_errors_count
-            raise SimulationError(
-                f"hook errors: {count} (seed {self.seed}), the first: {first}"
-            ) from first.error
-
     # -- the end -----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close all nodes politely, each with its last hooks. Idempotent."""
+        """Close all nodes politely, each with its last hooks; frozen ones just go. Idempotent."""
         if not self._closed:
-            self._closed = True
+            self._closed = self._fabric.is_closing = True
             for node in self._fabric.nodes.values():
-                if node.is_running:
+                if node.is_awake:
                     node.stop()
+                elif node.is_running:
+                    node.kill(silent=True)
 
     def __enter__(self) -> Network:
         return self
@@ -554,22 +367,3 @@ class Network:
 
     def __repr__(self) -> str:
         return f"<Network seed={self.seed} {len(self._fabric.nodes)} nodes at {self.now_ms} ms>"
-
-    # -- inside ------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        if self._closed:
-            raise LocalError("the network is closed")
-
-    def _enter(self, name: str, **args: Any) -> None:
-        """Write an operation down."""
-        self._check()
-        if self._time.in_turn:
-            raise LocalError(f"{name}() inside a hook: use call_at() to do it between two turns")
-        self.operations.append([self._time.now_ms, name, args])
-        said = " ".join(f"{key}={value!r}" for key, value in args.items())
-        self.trace.add((self._time.now_ms, "operation", name, said))
-
-    def _both(self, a: int, b: int) -> None:
-        self._fabric.node(a)
-        self._fabric.node(b)
