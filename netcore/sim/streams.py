@@ -347,7 +347,8 @@ class End:
         """Something is here, in the system's buffer."""
         if item is None:
             self.peer._path.streams.pop(self.peer, None)
-        if self._lost and self._machine.is_on and not self.peer._closed:
+        answers = self._lost and self._machine.is_on and not self._path.is_cut
+        if answers and not self.peer._closed:
             self.peer._expect(self._world.time.now_ms + self._path.delay_ms(), None)
         if not self._closed:
             self._inbox.append(item)

@@ -119,10 +119,15 @@ class _Connecting:
             if self._end is not None:
                 self._end.close()
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether nobody waits for it: it was cancelled, or its process is gone."""
+        return self._on_result is None or self._near.loop is not self._loop
+
     def _knock(self) -> None:
         """Send the first packet; again later when it, or the answer to it, cannot get there."""
         far = self._far
-        if self._on_result is None or far is None:
+        if self._is_over or far is None:
             return
         time = self._world.time
         there = self._world.path(self._near.node_id, far.node_id)
@@ -136,7 +141,7 @@ class _Connecting:
     def _ask(self) -> None:
         """The first packet is there."""
         far = self._far
-        if self._on_result is None or far is None:
+        if self._is_over or far is None:
             return
         if far.listener is not None:
             ends = End.pair(self._world, self._near, far)

@@ -289,6 +289,20 @@ def test_restart_makes_behaviors_anew_under_another_epoch(net: Network) -> None:
     assert net.total("messages_delivered") == 1  # by the one before
 
 
+def test_dial_of_a_dead_process_ends_with_it(net: Network) -> None:
+    net.add_node(1, [Echo])
+    net.add_node(2, [Echo])
+    net.cut(1, 2)
+    net.link(1, 2)
+    net.run(100)
+    net.restart(1)
+    net.heal()
+    net.run(20_000)
+
+    assert net.links[0].is_up
+    assert net[2].stats().handshakes_failed == 0
+
+
 def test_restart_needs_behaviors_that_can_be_made_anew(net: Network) -> None:
     net.add_node(1, [Echo()])
 
