@@ -126,13 +126,16 @@ def _base_limit_ms(link: kernels.Vitals, interval_ms: int) -> int:
     """Return how long a link may be silent when it uses this interval."""
     srtt_ms = link.srtt_ms
     by_rtt = UNKNOWN_RTT_LIMIT_MS if srtt_ms is None else math.ceil(SUSPECT_RTTS * srtt_ms)
-    return max(SUSPECT_INTERVALS * interval_ms, by_rtt)
+    by_interval = SUSPECT_INTERVALS * interval_ms
+    return by_rtt if by_rtt > by_interval else by_interval
 
 
 def _limit_ms(link: kernels.Vitals, now_ms: int) -> int:
     """Return how long a link may be silent now."""
-    granted_ms = link.granted_ms if now_ms < link.granted_until_ms else 0
-    return _base_limit_ms(link, max(link.interval_ms, granted_ms))
+    interval_ms = link.interval_ms
+    if now_ms < link.granted_until_ms:
+        interval_ms = max(interval_ms, link.granted_ms)
+    return _base_limit_ms(link, interval_ms)
 
 
 def _update_interval(link: kernels.Vitals, now_ms: int) -> bool:
@@ -151,14 +154,15 @@ def _update_interval(link: kernels.Vitals, now_ms: int) -> bool:
 def _ping_due_ms(link: kernels.Vitals, sent_ms: int, rtt_interval_ms: int) -> int:
     """Return when a PING is owed: for the silence, or for the measurement."""
     # What we sent last may be a PING that still waits in a full queue.
-    sent_ms = max(sent_ms, link.pinged_ms)
-    interval_ms = link.interval_ms
-    due_ms = sent_ms + interval_ms - int(interval_ms * link.early)
-    due_ms -= due_ms % max(1, interval_ms // SHARED_TURNS)
+    pinged_ms, interval_ms = link.pinged_ms, link.interval_ms
+    due_ms = sent_ms if sent_ms > pinged_ms else pinged_ms
+    due_ms += interval_ms - int(interval_ms * link.early)
+    due_ms -= due_ms % (interval_ms // SHARED_TURNS or 1)
     if link.unheard:
         return due_ms
     # An idle link has sent a token with an ordinary PING by then; this is for busy ones.
-    return min(due_ms, link.token_ms + rtt_interval_ms + interval_ms)
+    token_due_ms = link.token_ms + rtt_interval_ms + interval_ms
+    return token_due_ms if token_due_ms < due_ms else due_ms
 
 
 @final
@@ -315,10 +319,12 @@ class Liveness:
 
     def next_deadline_ms(self) -> int | None:
         """Return when ``poll`` is to be called next (not: in how long); None: no link."""
-        heap = self._heap
+        heap, links = self._heap, self._links
         while heap:
-            if self._live(heap[0]) is not None:
-                return heap[0] >> _SLOT_BITS
+            item = heap[0]
+            link, due_ms = links[item & _SLOT_MASK], item >> _SLOT_BITS
+            if link is not None and link.due_ms == due_ms:
+                return due_ms
             heapq.heappop(heap)
         return None
 
@@ -380,10 +386,12 @@ class Liveness:
         if received_ms > link.received_ms:
             link.received_ms = received_ms
             link.heard_ms = received_ms - link.excused_ms
-        # What was excused since the last visit may be older than the byte: never in the future.
-        link.heard_ms = min(link.heard_ms, here_ms)
         link.excused_ms = self._excused_ms
-        return here_ms - link.heard_ms
+        silence_ms = here_ms - link.heard_ms
+        if silence_ms < 0:  # what was excused since the last visit is older than the byte
+            link.heard_ms = here_ms
+            return 0
+        return silence_ms
 
     def _judge(self, link: kernels.Vitals, actions: list[Action]) -> None:
         suspect = link.unheard or link.flagged

@@ -34,7 +34,6 @@ from .commands import (
 from .config import NodeConfig
 from .dials import DialBook, Shell
 from .errors import (
-    ForkedNodeError,
     LocalError,
     NodeClosedError,
     OutgoingConnectionError,
@@ -42,7 +41,7 @@ from .errors import (
 )
 from .events import EventDesk
 from .handshake import PeerInfo
-from .hooks import HookRunner
+from .hooks import HookRunner, Observer
 from .ids import ConnId, NodeId
 from .linklife import LinkLife
 from .links import Link, LinkTable
@@ -88,6 +87,7 @@ class Plane:
         rng: Random,
         clock_us: Callable[[], int],
         reserved: Sequence[NetworkBehavior] = (),
+        observer: Observer | None = None,
     ) -> None:
         self._config = config
         self._shell = shell
@@ -97,7 +97,7 @@ class Plane:
         self.node_id = NodeId(config.node_id)
         self.commands: deque[Command] = deque()
         self.links = LinkTable()
-        self._hooks = HookRunner(self.node_id, loop)
+        self._hooks = HookRunner(self.node_id, loop, observer)
         self._behaviors = BehaviorTable(behaviors, reserved)
         self.monitor = LinkMonitor(config, self.links, loop, rng, clock_us, self)
         self.admission = Admission(self.node_id, config.max_links, self.links, self)
@@ -125,7 +125,7 @@ class Plane:
         self._drain_timer: Later | None = None
         self._running = False
         self._stopped = False
-        self._forked = False
+        self._gone: type[NodeClosedError] = NodeClosedError
         self._tick_timer: Later | None = None
         self._next_tick_ms = 0
         self._events_left = 0
@@ -244,10 +244,11 @@ class Plane:
         self._events_left = sum(isinstance(c, ToHandler | ToBehavior) for c in self.commands)
         self.commands.clear()
 
-    def abandon(self) -> None:
-        """A fork copied the node: take and do nothing any more, and call no hook."""
-        self._stopped = self._forked = True
-        self.calls.refuse(ForkedNodeError())
+    def abandon(self, error: type[NodeClosedError]) -> None:
+        """A fork copied the node, or it vanished: do nothing any more, and call no hook."""
+        self._stopped = True
+        self._gone = error
+        self.calls.refuse(error())
         self.commands.clear()
 
     def _drain_at_last(self) -> None:
@@ -304,7 +305,7 @@ class Plane:
 
     def _check_open(self) -> None:
         if self._stopped:
-            raise ForkedNodeError if self._forked else NodeClosedError
+            raise self._gone
 
     def offer_service(self, service_id: int, is_offered: bool) -> None:
         """Tell the router whether this node offers a service."""

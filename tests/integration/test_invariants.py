@@ -381,7 +381,7 @@ def test_invariant_07_replayed_handshake_makes_no_second_link(
     write = MemoryStream.write
 
     def record(stream: MemoryStream, data: bytes) -> None:
-        assert stream._channel is not None
+        assert isinstance(stream._channel, MemoryChannel)
         if stream._channel._loop is friend._loop:
             sent.append(data)
         write(stream, data)
