@@ -28,7 +28,7 @@ from .config import NodeConfig
 from .errors import *  # noqa: F403 - the tree is one thing, and errors.__all__ is its list
 from .ids import ConnId, Key, NodeId, ServiceId, key_of
 from .node import Node
-from .route import HandlerRoute, Metric, RouteAction, RouteRule
+from .route import BroadcastLevel, HandlerRoute, Metric, RouteAction, RouteRule
 from .routing import (
     ForceLocalRouter,
     ForceNodeRouter,
@@ -38,10 +38,11 @@ from .routing import (
     RouterTable,
 )
 from .rpc import CallAnswer, RpcAnswer, RpcRequest
-from .stats import ConnectionStats, LinkStats, NodeStats
+from .stats import ConnectionStats, KeptAddr, LinkStats, NodeStats
 from .transport import Transport
 
 if TYPE_CHECKING:
+    from .explain import KnownNode, KnownService, Route, RouteCandidate
     from .transport import MemoryNetwork, MemoryTransport, TcpTransport, UnixTransport
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ Message = kernels.Message
 __all__ = [
     "BACKEND",
     "BehaviorAgent",
+    "BroadcastLevel",
     "CallAnswer",
     "ConnId",
     "ConnectionAgent",
@@ -62,7 +64,10 @@ __all__ = [
     "ForceLocalRouter",
     "ForceNodeRouter",
     "HandlerRoute",
+    "KeptAddr",
     "Key",
+    "KnownNode",
+    "KnownService",
     "LayeredRouter",
     "LinkStats",
     "MemoryNetwork",
@@ -76,7 +81,9 @@ __all__ = [
     "NodeId",
     "NodeStats",
     "Path",
+    "Route",
     "RouteAction",
+    "RouteCandidate",
     "RouteRule",
     "RouterSync",
     "RouterTable",
@@ -94,12 +101,13 @@ __all__ = [
 if not TYPE_CHECKING:  # to type checkers nothing is different, and no other name exists
 
     def __getattr__(name: str) -> object:
-        """Return a transport: they are imported by the first node, or by whoever names one."""
+        """Return what is imported by the first node, or question, that wants it."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from . import transport
+        from . import explain, transport
 
-        found = globals()[name] = getattr(transport, name)
+        home = explain if name in explain.__all__ else transport
+        found = globals()[name] = getattr(home, name)
         return found
 
     def __dir__() -> list[str]:

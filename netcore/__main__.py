@@ -75,7 +75,7 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
     add("--listen", action="extend", nargs="+", default=[], metavar="ADDR",
         help="accept links there, for example /ip4/127.0.0.1/tcp/4000")  # fmt: skip
     add("--connect", action="extend", nargs="+", default=[], metavar="ADDR",
-        help="dial, and dial again, for example 1@/ip4/127.0.0.1/tcp/4000")  # fmt: skip
+        help="keep a link to it, for example 1@/ip4/127.0.0.1/tcp/4000")  # fmt: skip
     add("--secret-file", type=Path, metavar="F", help="the network's secret (else NETCORE_SECRET)")
     add("--service", type=int, action="append", default=[], metavar="N",
         help="echo messages and answer calls on this service id")  # fmt: skip
@@ -85,6 +85,12 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
         type=_seconds(0.001, 86_400),
         metavar="S",
         help="print the counters every S seconds",
+    )
+    add(
+        "--routes-every",
+        type=_seconds(0.001, 86_400),
+        metavar="S",
+        help="print every S seconds where messages go, and why",
     )
     add("-v", "--verbose", action="count", default=0, help="log more; twice: everything")
     add("--call", metavar="TEXT", help="call a service, print the answer, and end")
@@ -110,6 +116,7 @@ def _run_node(options: argparse.Namespace) -> int:
             services=options.service,
             insecure=options.insecure,
             stats_every_s=options.stats_every,
+            routes_every_s=options.routes_every,
             log_level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(options.verbose, 2)],
             call=_call_options(options),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 
+from . import wire
 from ._typing import TYPE_CHECKING, Protocol, final
 from .address import NodeAddr, parse_addr
 from .commands import CloseConn, CloseNode, Command, ToBehavior, ToHandler
@@ -17,7 +18,7 @@ from .ids import (
     format_conn,
     is_outgoing,
 )
-from .route import HandlerRoute, RouteRule
+from .route import BroadcastLevel, HandlerRoute, RouteRule
 
 if TYPE_CHECKING:
     from ._backend import kernels
@@ -49,8 +50,14 @@ class AgentHost(Protocol):
     def push(self, command: Command) -> None:
         """Queue a command."""
 
-    def connect(self, addr: NodeAddr, *, parallel: bool) -> ConnId:
+    def connect(self, addr: NodeAddr, *, parallel: bool, keep: bool = False) -> ConnId:
         """Queue a dial."""
+
+    def forget(self, addr: NodeAddr) -> bool:
+        """Keep no link to an address any more."""
+
+    def offer_service(self, service_id: int, is_offered: bool) -> None:
+        """Tell the router whether this node offers a service."""
 
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call a function after a while, like a hook."""
@@ -129,6 +136,26 @@ class _Agent:
         """Send to a node that offers the service: this one, else the nearest."""
         self._port.send_to_service(service_id, payload, stream_id=stream_id, meta=meta, ttl=ttl)
 
+    def broadcast(
+        self,
+        payload: Payload,
+        *,
+        level: int = BroadcastLevel.GLOBAL,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = 64,
+    ) -> None:
+        """Send to every node within the level that offers the service, this one included."""
+        self._port.broadcast(
+            payload,
+            level=level,
+            to_service=to_service,
+            stream_id=stream_id,
+            meta=meta,
+            ttl=ttl,
+        )
+
     def send_local(
         self,
         payload: Payload,
@@ -189,12 +216,32 @@ class _Agent:
         """Call ``fn()`` after ``delay_ms`` like a hook: isolated, never inside another one."""
         return self._host.call_later(delay_ms, fn)
 
+    def register_service(self) -> None:
+        """Offer the own service to the network, as every service is when the node is made."""
+        self._host.offer_service(self._service_id, True)
+
+    def unregister_service(self) -> None:
+        """Offer it no longer: messages by service go to the nearest other provider, also from here.
+
+        The behavior stays: it gets its hooks, and what is sent to this node by id, by key, over a
+        link or by ``send_local``.
+
+        Raises:
+            LocalError: The router cannot take a service back.
+        """
+        self._host.offer_service(self._service_id, False)
+
     def close_conn(self, conn_id: int) -> None:
-        """End a link politely: what is queued still goes out. Unknown ids are ignored."""
-        self._host.push(CloseConn(check_conn_id(conn_id)))
+        """End a link politely: what is queued still goes out. Unknown ids are ignored.
+
+        Its address is not kept any more, if it was; nor is that of a dial that is ended by this.
+        """
+        # What netcore's own services close was the neighbour's fault, and is wanted back.
+        for_good = self._service_id < wire.FIRST_RESERVED_SERVICE
+        self._host.push(CloseConn(check_conn_id(conn_id), for_good))
 
     def close_node(self, node_id: int) -> None:
-        """End all links to a node politely."""
+        """End all links to a node politely, and keep no address of it any more."""
         self._host.push(CloseNode(check_node_id(node_id)))
 
 
@@ -224,18 +271,26 @@ class BehaviorAgent(_Agent):
             rule, payload, to_service=to_service, stream_id=stream_id, meta=meta, ttl=ttl
         )
 
-    def connect_to(self, addr: NodeAddr | str, *, parallel: bool = False) -> ConnId:
+    def connect_to(
+        self, addr: NodeAddr | str, *, parallel: bool = False, keep: bool = False
+    ) -> ConnId:
         """Dial; the outcome arrives in the hooks, under the conn id returned here.
 
         Args:
             addr: Whom; several alternatives are tried in order.
             parallel: Also when there is a link to that node already.
+            keep: Dial again whenever that fails or the link ends, until ``forget``; see
+                ``Node.connect``.
 
         Raises:
             AddressError: ``addr`` is not an address.
-            QueueFullError: ``max_commands`` wait already.
+            QueueFullError: ``max_commands`` wait already, or ``max_kept`` addresses are kept.
         """
-        return self._host.connect(parse_addr(addr), parallel=parallel)
+        return self._host.connect(parse_addr(addr), parallel=parallel, keep=keep)
+
+    def forget(self, addr: NodeAddr | str) -> bool:
+        """Keep no link to an address any more; see ``Node.forget``."""
+        return self._host.forget(parse_addr(addr))
 
     def send_to_handler(self, route: HandlerRoute, event: object) -> None:
         """Give any object to this service's handler on a link, as ``on_behavior_event``."""
@@ -254,6 +309,7 @@ _ROUTED_SENDS = (
     "send_to_node",
     "send_to_key",
     "send_to_service",
+    "broadcast",
     "send_local",
     "send_to_conn",
     "reply",
@@ -400,7 +456,7 @@ class ConnectionSender:
         )
 
     def close(self) -> None:
-        """End the link politely, after the running hook."""
+        """End the link politely, after the running hook; its address is not kept any more."""
         self._host.push(CloseConn(self.conn_id))
 
     def __eq__(self, other: object) -> bool:

@@ -8,6 +8,7 @@ from .route import HandlerRoute
 from .values import dataclass
 
 __all__ = [
+    "CancelDial",
     "CloseConn",
     "CloseNode",
     "Command",
@@ -28,10 +29,18 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
-class CloseConn:
-    """End one link politely."""
+class CancelDial:
+    """End a dial, unless it has ended."""
 
     conn_id: ConnId
+
+
+@dataclass(frozen=True, slots=True)
+class CloseConn:
+    """End one link politely, or a dial; with ``for_good`` its address is not kept any more."""
+
+    conn_id: ConnId
+    for_good: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +78,4 @@ class Disconnected:
     link: object
 
 
-Command = Connect | CloseConn | CloseNode | ToHandler | ToBehavior | Disconnected
+Command = Connect | CancelDial | CloseConn | CloseNode | ToHandler | ToBehavior | Disconnected

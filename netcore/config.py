@@ -19,6 +19,7 @@ Secret = bytes | str | Sequence[bytes | str]
 _RANGES: Final[dict[str, tuple[int, int]]] = {
     "tick_ms": (1, 3_600_000),
     "max_links": (1, 1 << 20),
+    "max_kept": (1, 1 << 20),
     "max_half_open": (1, 1 << 16),
     "handshake_timeout_ms": (10, 600_000),
     "resolve_timeout_ms": (10, 600_000),
@@ -34,6 +35,7 @@ _RANGES: Final[dict[str, tuple[int, int]]] = {
     "busy_poll_us": (0, 1_000_000),
     "max_pending_calls": (1, 1 << 24),
     "max_answers_open": (1, 1 << 24),
+    "max_broadcast_origins": (1, 1 << 20),
     "close_timeout_ms": (0, 600_000),
     "ping_interval_ms": (10, 60_000),
     "max_ping_interval_ms": (10, 60_000),
@@ -50,6 +52,7 @@ class NodeConfig:
         node_id: 0..2**32 - 2.
         tick_ms: Interval of ``on_tick``.
         max_links: Links at a time; more are refused with TOO_MANY_CONNECTIONS.
+        max_kept: Addresses whose link is kept up (``keep=True``).
         max_half_open: Handshakes at a time, incoming and outgoing each; more incoming ones are
             closed at once, more dials fail with ``TooManyConnections``.
         handshake_timeout_ms: From connect or accept to READY.
@@ -68,10 +71,14 @@ class NodeConfig:
             up its core: shorter round trips for a core that is never idle. 0: never.
         max_pending_calls: Calls of this node without an answer yet.
         max_answers_open: Calls to this node not answered yet; more get BUSY.
+        max_broadcast_origins: Nodes, each life of one counted, of whose broadcasts is known which
+            have come; the one that was silent longest is forgotten first.
         close_timeout_ms: For a link to end politely.
         ping_interval_ms: A PING goes out after this much silence of our own.
-        max_ping_interval_ms: The interval grows with the number of links up to this.
-        rtt_interval_ms: Round trips are measured at most this often per link.
+        max_ping_interval_ms: The interval grows with the number of links up to this, and is at
+            most a third of ``dead_ms``.
+        rtt_interval_ms: Round trips are measured at most this often per link, but by the next
+            PINGs when one of them was odd.
         dead_ms: Silence after which a link is closed.
         secret: Shared by all nodes: >= 16 bytes, or a list during a rotation.
         insecure: Allow listening beyond loopback without a secret.
@@ -80,6 +87,7 @@ class NodeConfig:
     node_id: int
     tick_ms: int = 1_000
     max_links: int = 16_384
+    max_kept: int = 1_024
     max_half_open: int = 1_024
     handshake_timeout_ms: int = 5_000  # the reference waits 5 s for each side
     resolve_timeout_ms: int = 5_000
@@ -95,6 +103,7 @@ class NodeConfig:
     busy_poll_us: int = 0
     max_pending_calls: int = 65_536
     max_answers_open: int = 65_536
+    max_broadcast_origins: int = 16_384
     close_timeout_ms: int = 1_000
     ping_interval_ms: int = 200
     max_ping_interval_ms: int = 2_000

@@ -10,6 +10,7 @@ from .errors import BehaviorRejected, OutgoingConnectionError
 from .hooks import HookRunner
 from .ids import ConnId, format_conn
 from .logs import logger_of
+from .redial import Redialer
 from .registry import BehaviorTable
 
 __all__ = ["DialBook", "Shell"]
@@ -43,10 +44,16 @@ class DialBook:
     """
 
     def __init__(
-        self, shell: Shell, admission: Admission, behaviors: BehaviorTable, hooks: HookRunner
+        self,
+        shell: Shell,
+        admission: Admission,
+        redialer: Redialer,
+        behaviors: BehaviorTable,
+        hooks: HookRunner,
     ) -> None:
         self._shell = shell
         self._admission = admission
+        self._redialer = redialer
         self._behaviors = behaviors
         self._hooks = hooks
         self._open: dict[int, Connect] = {}
@@ -95,12 +102,28 @@ class DialBook:
         """A dial became a link."""
         self._open.pop(conn_id, None)
 
-    def fail(self, conn_id: int, node_id: int | None, error: OutgoingConnectionError) -> None:
-        """A dial ended without a link; later calls for the same id are ignored."""
+    def fail(
+        self,
+        conn_id: int,
+        node_id: int | None,
+        error: OutgoingConnectionError,
+        found: int | None = None,
+    ) -> None:
+        """A dial ended without a link; later calls for the same id are ignored.
+
+        Args:
+            conn_id: Of the dial.
+            node_id: Who was expected, None for anybody.
+            error: Why.
+            found: Who answered at the address, None when nobody did.
+        """
         if self._open.pop(conn_id, None) is None:
             return
         self.failed += 1
+        if self._hooks.observer is not None:
+            self._hooks.observer.dial_failed(conn_id, node_id, error)
         logger.debug("%s failed: %s", format_conn(conn_id), error)
+        self._redialer.on_failed(conn_id, error, found)  # first: hooks may ask when it goes on
         for behavior, agent in self._behaviors:
             self._hooks.run(behavior.on_outgoing_connection_error, agent, node_id, conn_id, error)
         self._admission.on_dial_ended(conn_id)

@@ -114,15 +114,15 @@ class NoRouteError(LocalError):
 
 
 class QueueFullError(LocalError):
-    """A queue inside this node is at its bound.
+    """A queue or table inside this node is at its bound.
 
     Attributes:
         queue: Its name, as in ``NodeConfig``.
         limit: The bound.
     """
 
-    def __init__(self, queue: str, limit: int) -> None:
-        super().__init__(f"{queue} is full ({limit}): send less at a time, or raise {queue}")
+    def __init__(self, queue: str, limit: int, remedy: str = "send less at a time") -> None:
+        super().__init__(f"{queue} is full ({limit}): {remedy}, or raise {queue}")
         self.queue = queue
         self.limit = limit
 

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ._typing import TYPE_CHECKING, Final, final
+from ._typing import TYPE_CHECKING, Final, Protocol, final
 from .errors import ConnectionRejected, NodeClosedError
 from .logs import logger_of
 
 if TYPE_CHECKING:
     from ._backend import kernels
+    from .errors import OutgoingConnectionError
 
-__all__ = ["HookRunner"]
+__all__ = ["HookRunner", "Observer"]
 
 logger = logger_of("netcore.plane")
 
 #: Tracebacks logged per second; hook errors beyond are only counted.
 MAX_TRACEBACKS_PER_S: Final = 20
+
+
+class Observer(Protocol):
+    """Somebody outside of a node who looks on, as the simulator does; calls nothing of it."""
+
+    def link_up(self, conn: kernels.Connection) -> None:
+        """A link is about to be reported as connected."""
+
+    def link_down(self, conn: kernels.Connection, code: int, text: str) -> None:
+        """A link is about to be reported as disconnected."""
+
+    def dial_failed(
+        self, conn_id: int, node_id: int | None, error: OutgoingConnectionError
+    ) -> None:
+        """A dial ended in an error."""
+
+    def hook_failed(self, hook: str, exc: Exception) -> None:
+        """An exception left user code."""
 
 
 @final
@@ -30,9 +49,10 @@ class HookRunner:
     Attributes:
         errors: Exceptions that left user code.
         closing: The node closes; a hook that still wants something of it is no error.
+        observer: Who is told what becomes of links, dials and hooks, if anybody.
     """
 
-    def __init__(self, node_id: int, loop: kernels.Loop) -> None:
+    def __init__(self, node_id: int, loop: kernels.Loop, observer: Observer | None = None) -> None:
         self._node_id = node_id
         self._loop = loop
         self._second_ms = 0
@@ -40,6 +60,7 @@ class HookRunner:
         self._interrupt: BaseException | None = None
         self.errors = 0
         self.closing = False
+        self.observer = observer
 
     def run(self, hook: Callable[..., object], *args: object) -> object:
         """Call ``hook(*args)``; None when it raised."""
@@ -85,11 +106,13 @@ class HookRunner:
         if self.closing and isinstance(exc, NodeClosedError):
             return
         self.errors += 1
+        name = getattr(hook, "__qualname__", None) or repr(hook)
+        if self.observer is not None:
+            self.observer.hook_failed(name, exc)
         if self._loop.now_ms - self._second_ms >= 1_000:
             self._second_ms, self._logged = self._loop.now_ms, 0
         self._logged += 1
         if self._logged <= MAX_TRACEBACKS_PER_S:
-            name = getattr(hook, "__qualname__", None) or repr(hook)
             logger.error("node %s: %s raised", self._node_id, name, exc_info=exc)
         elif self._logged == MAX_TRACEBACKS_PER_S + 1:
             logger.error("node %s: more hook errors this second are only counted", self._node_id)

@@ -155,7 +155,8 @@ class Host:
         conn_id = attempt.conn_id
         if attempt.outgoing:
             self._dials.pop(conn_id, None)
-            self.plane.handle_dial_failed(conn_id, attempt.expected_node, error)
+            found = None if attempt.peer is None else attempt.peer.node_id
+            self.plane.handle_dial_failed(conn_id, attempt.expected_node, error, found)
             return
         self._incoming.pop(conn_id, None)
         self.handshakes_failed += 1
@@ -291,6 +292,9 @@ class Host:
             handshakes_failed=self.handshakes_failed,
             dials=plane.dials,
             dials_failed=plane.dials_failed,
+            redials=plane.redialer.redials,
+            kept=len(plane.redialer),
+            kept_refused=plane.redialer.refused,
             accept_errors=self.accept_errors,
             hook_errors=plane.hook_errors,
             events_dropped=plane.events_dropped,

@@ -87,6 +87,8 @@ class LinkLife:
         link = Link(conn, self._make_vitals(conn_id, peer.epoch, self._host.now_ms), remote_addr)
         self._links.add(link)
         self.opened += 1
+        if self._hooks.observer is not None:
+            self._hooks.observer.link_up(conn)
         self._monitor.add(link, rtt_ms)
         if logger.isEnabledFor(INFO):
             name = format_conn(conn_id)
@@ -149,6 +151,8 @@ class LinkLife:
             self._hooks.run(handler.on_closed, agent)
         link.drop_handlers()
         self.closed += 1
+        if self._hooks.observer is not None:
+            self._hooks.observer.link_down(conn, code, text)
         self._ending.add(conn.conn_id)
 
     def tell_disconnected(self, link: Link) -> None:

@@ -17,6 +17,9 @@ Facts first:
   time must also pass for a loop that is always a little behind.
 - A round trip during which our own loop was away, or the link was silent, measures that and not the
   link, so it proves life but is no RTT.
+- Nobody else decides how long silence is borne: an interval is at most so long that a link becomes
+  suspect before it is dead, ours as well as what a neighbour announces. One that announces more is
+  asked for a PONG with every PING, so it is heard often enough however rarely it speaks by itself.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from . import wire
 from ._typing import TYPE_CHECKING, Final, final
 from .config import NodeConfig
 from .pingpong import encode_ping
+from .roundtrips import RoundTrips
 from .values import dataclass
 
 if TYPE_CHECKING:
@@ -53,7 +57,6 @@ Activity = Callable[[int], tuple[int, int]]
 SUSPECT_INTERVALS: Final = 3  # two PINGs may be late before the third is missed
 SUSPECT_RTTS: Final = 4
 UNKNOWN_RTT_LIMIT_MS: Final = 1_000  # RFC 6298 section 2.1: the RTO before the first measurement
-SRTT_GAIN: Final = 1 / 8  # RFC 6298 section 2.3: alpha
 MAX_TOKENS: Final = 4  # unanswered ones per link
 EARLY_SHARE: Final = 0.25  # of an interval, by which a PING may be early
 SHARED_TURNS: Final = 64  # per interval: PINGs of many links go out together, in so many turns
@@ -123,13 +126,16 @@ def _base_limit_ms(link: kernels.Vitals, interval_ms: int) -> int:
     """Return how long a link may be silent when it uses this interval."""
     srtt_ms = link.srtt_ms
     by_rtt = UNKNOWN_RTT_LIMIT_MS if srtt_ms is None else math.ceil(SUSPECT_RTTS * srtt_ms)
-    return max(SUSPECT_INTERVALS * interval_ms, by_rtt)
+    by_interval = SUSPECT_INTERVALS * interval_ms
+    return by_rtt if by_rtt > by_interval else by_interval
 
 
 def _limit_ms(link: kernels.Vitals, now_ms: int) -> int:
     """Return how long a link may be silent now."""
-    granted_ms = link.granted_ms if now_ms < link.granted_until_ms else 0
-    return _base_limit_ms(link, max(link.interval_ms, granted_ms))
+    interval_ms = link.interval_ms
+    if now_ms < link.granted_until_ms:
+        interval_ms = max(interval_ms, link.granted_ms)
+    return _base_limit_ms(link, interval_ms)
 
 
 def _update_interval(link: kernels.Vitals, now_ms: int) -> bool:
@@ -148,25 +154,15 @@ def _update_interval(link: kernels.Vitals, now_ms: int) -> bool:
 def _ping_due_ms(link: kernels.Vitals, sent_ms: int, rtt_interval_ms: int) -> int:
     """Return when a PING is owed: for the silence, or for the measurement."""
     # What we sent last may be a PING that still waits in a full queue.
-    sent_ms = max(sent_ms, link.pinged_ms)
-    interval_ms = link.interval_ms
-    due_ms = sent_ms + interval_ms - int(interval_ms * link.early)
-    due_ms -= due_ms % max(1, interval_ms // SHARED_TURNS)
+    pinged_ms, interval_ms = link.pinged_ms, link.interval_ms
+    due_ms = sent_ms if sent_ms > pinged_ms else pinged_ms
+    due_ms += interval_ms - int(interval_ms * link.early)
+    due_ms -= due_ms % (interval_ms // SHARED_TURNS or 1)
     if link.unheard:
         return due_ms
     # An idle link has sent a token with an ordinary PING by then; this is for busy ones.
-    return min(due_ms, link.token_ms + rtt_interval_ms + interval_ms)
-
-
-def _measure(link: kernels.Vitals, rtt_ms: float) -> None:
-    """Take one round trip into the average."""
-    srtt_ms = link.srtt_ms
-    if srtt_ms is None or link.is_guess:
-        # What the handshake took measured the start of two processes more than the link.
-        link.srtt_ms = rtt_ms
-        link.is_guess = False
-    else:
-        link.srtt_ms = srtt_ms + (rtt_ms - srtt_ms) * SRTT_GAIN
+    token_due_ms = link.token_ms + rtt_interval_ms + interval_ms
+    return token_due_ms if token_due_ms < due_ms else due_ms
 
 
 @final
@@ -183,9 +179,11 @@ class Liveness:
     def __init__(self, config: NodeConfig, rng: Random) -> None:
         self.suspects = 0
         self._ping_interval_ms = config.ping_interval_ms
-        self._max_interval_ms = config.max_ping_interval_ms
+        self._longest_ms = config.dead_ms // SUSPECT_INTERVALS
+        self._max_interval_ms = min(config.max_ping_interval_ms, self._longest_ms)
         self._shortest_rtt_interval_ms = config.rtt_interval_ms
         self._dead_ms = config.dead_ms
+        self._trips = RoundTrips()
         self._late_tolerance_ms = config.ping_interval_ms // LATE_SHARE
         self._rng = rng
         self._drawn: list[int] = []
@@ -242,6 +240,7 @@ class Liveness:
     def remove(self, link: kernels.Vitals) -> None:
         """Watch a link no more; one that is not watched is ignored."""
         if link.slot >= 0:
+            self._trips.forget(link)
             self._links[link.slot] = None
             self._free.append(link.slot)
             link.slot = -1
@@ -261,7 +260,7 @@ class Liveness:
         if link.slot < 0:
             return None
         flagged = bool(flags & wire.PING_FLAG_SUSPECT)
-        link.peer_ms = interval_ms
+        link.peer_ms = min(interval_ms, self._longest_ms)
         shrank = _update_interval(link, now_ms)
         if shrank or link.unheard or flagged != link.flagged:
             link.flagged = flagged
@@ -290,8 +289,15 @@ class Liveness:
         if sent_us < fit_from_us or self._is_late(now_us):
             return None
         rtt_ms = max(0, now_us - sent_us) / 1_000
-        _measure(link, rtt_ms)
+        if self._trips.take(link, rtt_ms):
+            self._measure_again(link, self._estimate_ms(now_us))
         return rtt_ms
+
+    def _measure_again(self, link: kernels.Vitals, now_ms: int) -> None:
+        """Let the next PING have a token, and come within an interval."""
+        link.token_ms = now_ms - self._rtt_interval_ms
+        if link.due_ms > now_ms + link.interval_ms:
+            self._schedule(link, now_ms + link.interval_ms)
 
     # -- asking now ------------------------------------------------------------------------------
 
@@ -313,10 +319,12 @@ class Liveness:
 
     def next_deadline_ms(self) -> int | None:
         """Return when ``poll`` is to be called next (not: in how long); None: no link."""
-        heap = self._heap
+        heap, links = self._heap, self._links
         while heap:
-            if self._live(heap[0]) is not None:
-                return heap[0] >> _SLOT_BITS
+            item = heap[0]
+            link, due_ms = links[item & _SLOT_MASK], item >> _SLOT_BITS
+            if link is not None and link.due_ms == due_ms:
+                return due_ms
             heapq.heappop(heap)
         return None
 
@@ -356,9 +364,8 @@ class Liveness:
     ) -> None:
         received_ms, sent_ms = activity
         silence_ms = self._silence_ms(link, received_ms, now_ms)
-        limit_ms = _limit_ms(link, now_ms)
-        dead_limit_ms = max(self._dead_ms, limit_ms)
-        if silence_ms >= dead_limit_ms:
+        limit_ms = min(_limit_ms(link, now_ms), self._dead_ms)
+        if silence_ms >= self._dead_ms:
             actions.append(Dead(link.key))
             return  # not scheduled again: it was told
         turned = link.unheard != (silence_ms >= limit_ms)
@@ -370,7 +377,7 @@ class Liveness:
         if turned or ping_due_ms <= now_ms:
             actions.append(self._ping(link, now_ms, now_us))
             ping_due_ms = _ping_due_ms(link, sent_ms, self._rtt_interval_ms)
-        left_ms = (dead_limit_ms if link.unheard else limit_ms) - silence_ms
+        left_ms = (self._dead_ms if link.unheard else limit_ms) - silence_ms
         self._schedule(link, max(now_ms + 1, min(now_ms + left_ms, ping_due_ms)))
 
     def _silence_ms(self, link: kernels.Vitals, received_ms: int, now_ms: int) -> int:
@@ -379,10 +386,12 @@ class Liveness:
         if received_ms > link.received_ms:
             link.received_ms = received_ms
             link.heard_ms = received_ms - link.excused_ms
-        # What was excused since the last visit may be older than the byte: never in the future.
-        link.heard_ms = min(link.heard_ms, here_ms)
         link.excused_ms = self._excused_ms
-        return here_ms - link.heard_ms
+        silence_ms = here_ms - link.heard_ms
+        if silence_ms < 0:  # what was excused since the last visit is older than the byte
+            link.heard_ms = here_ms
+            return 0
+        return silence_ms
 
     def _judge(self, link: kernels.Vitals, actions: list[Action]) -> None:
         suspect = link.unheard or link.flagged
@@ -398,7 +407,10 @@ class Liveness:
     def _ping(self, link: kernels.Vitals, now_ms: int, now_us: int) -> SendPing:
         """Return the next PING, with a token when it is time for one."""
         token = 0
-        if not link.unheard and now_ms - link.token_ms >= self._rtt_interval_ms:
+        wanted = link.peer_ms >= self._longest_ms or (
+            now_ms - link.token_ms >= self._rtt_interval_ms
+        )
+        if wanted and not link.unheard:
             token = self._new_token(link, now_us)
             link.token_ms = now_ms
         link.pinged_ms = now_ms

@@ -158,7 +158,8 @@ class LinkMonitor:
         link = self._links.find(conn_id)
         if link is None:
             return (self._loop.now_ms, self._loop.now_ms)
-        return link.conn.last_received_ms, link.conn.last_sent_ms
+        conn = link.conn
+        return conn.last_received_ms, conn.last_sent_ms
 
     def _poll(self) -> None:
         self._timer = None

@@ -21,13 +21,13 @@ from .errors import (
 )
 from .goodbye import say_goodbye
 from .host import Host
-from .ids import ConnId, NodeId, check_node_id
+from .ids import ConnId, NodeId, ServiceId, check_node_id
 from .plane import Plane
 from .route import RouteRule, check_rule
 from .router_binding import BoundRouter, bind_router
 from .routing import RouterTable
 from .rpc import CallAnswer
-from .stats import LinkStats, NodeStats
+from .stats import KeptAddr, LinkStats, NodeStats
 from .wiring import clock_us, config_of, make_switch, milliseconds
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     import selectors
     from types import ModuleType, TracebackType
 
+    from .explain import KnownNode, KnownService, Route
+    from .hooks import Observer
+    from .routing import LayeredRouter
     from .transport import Transport
 
 __all__ = ["Node"]
@@ -59,6 +62,9 @@ class Node:
         selector: Any ``selectors.BaseSelector`` instead of epoll; it stays yours to close.
         clock_ms: Milliseconds that never go back, instead of the system's; for simulated time.
         rng: Randomness, instead of the system's; for repeatable tests.
+        wake: Called when there is work for ``poll``, instead of any file descriptor; for simulated
+            time, with ``clock_ms``.
+        observer: Told what becomes of links, dials and hooks.
         config: Fields of ``NodeConfig``, when ``node`` is an id.
 
     Raises:
@@ -78,6 +84,8 @@ class Node:
         selector: selectors.BaseSelector | None = None,
         clock_ms: Callable[[], int] | None = None,
         rng: random.Random | None = None,
+        wake: Callable[[], object] | None = None,
+        observer: Observer | None = None,
         **config: int | bool,
     ) -> None:
         self._config = config_of(node, secret, config)
@@ -89,6 +97,7 @@ class Node:
             rng = SystemRandom()
         self._rng = rng
         self._virtual = clock_ms is not None
+        self._wake = wake
         micros = clock_us if clock_ms is None else lambda: clock_ms() * 1_000
         bound = bind_router(router, self._config.node_id, kernels.RouteTable)
         self._router = bound.router
@@ -98,9 +107,10 @@ class Node:
             on_error=self._on_loop_error,
             max_posts=self._config.max_posts,
             busy_poll_us=self._config.busy_poll_us,
+            wake=wake,
         )
         try:
-            self._assemble(kernels, bound, behaviors, transports, micros)
+            self._assemble(kernels, bound, behaviors, transports, micros, observer)
         except BaseException:
             self._loop.close()
             raise
@@ -124,6 +134,7 @@ class Node:
         behaviors: Sequence[NetworkBehavior],
         transports: Sequence[Transport] | None,
         clock_us: Callable[[], int],
+        observer: Observer | None,
     ) -> None:
         self._host = Host(self._config, self._loop, kernels.Records, self._rng, self._shut)
         self._plane = Plane(
@@ -138,11 +149,15 @@ class Node:
             rng=self._rng,
             clock_us=clock_us,
             reserved=bound.services(self._rng),
+            observer=observer,
         )
         self._switch = make_switch(
             kernels.Switch, self._loop, bound.for_switch, self._plane, self._config
         )
         self._plane.bind(self._switch)
+        kernels.BroadcastDesk(self._host.identity.epoch, self._config.max_broadcast_origins).bind(
+            self._switch
+        )
         self._bound = bound
         if transports is None:
             from .transport import MemoryTransport, TcpTransport, UnixTransport
@@ -185,9 +200,51 @@ class Node:
         """The live links, oldest first."""
         return self._host.link_stats()
 
+    @property
+    def kept(self) -> tuple[KeptAddr, ...]:
+        """The addresses whose link is kept up, oldest first."""
+        return self._plane.redialer.stats()
+
     def stats(self) -> NodeStats:
         """Return all counters as they are now."""
         return self._host.stats(self.backend, self._loop, self._bound.refused())
+
+    # -- what the router knows (imported by the first who asks) ------------------------------------
+
+    def routes(self) -> list[Route]:
+        """Return where messages go and why: a row for every destination, with all candidates.
+
+        Raises:
+            LocalError: The router is not a ``LayeredRouter``; likewise in the next three.
+        """
+        from .explain import known_routes
+
+        return known_routes(self._layered())
+
+    def nodes(self) -> list[KnownNode]:
+        """Return the nodes that can be reached, as far as they are known by name, ascending.
+
+        There may be others: the ``nodes`` of each row of ``routes`` are reachable if they exist.
+        """
+        from .explain import known_nodes
+
+        return known_nodes(self._layered())
+
+    def services(self) -> list[KnownService]:
+        """Return the services that can be reached, ascending, with the providers known."""
+        from .explain import known_services
+
+        return known_services(self._layered())
+
+    def services_at(self, node_id: int) -> tuple[ServiceId, ...]:
+        """Return the services that a node is known to offer, ascending; maybe not all it does."""
+        from .explain import services_at
+
+        return services_at(self._layered(), node_id)
+
+    def _layered(self) -> LayeredRouter:
+        self._check()
+        return self._bound.layered
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._plane.links)} links"
@@ -222,15 +279,34 @@ class Node:
         self._addrs.append(actual)
         return actual
 
-    def connect(self, addr: NodeAddr | str, parallel: bool = False) -> ConnId:
+    def connect(
+        self, addr: NodeAddr | str, parallel: bool = False, *, keep: bool = False
+    ) -> ConnId:
         """Dial; the outcome arrives in the hooks, under the conn id returned here.
 
         Args:
             addr: Whom; several alternatives are tried in order.
             parallel: Also when there is a link to that node already.
+            keep: Dial again, under another conn id, when that fails or when the link ends, and so
+                on until ``forget``, until this node closes the link, or until it is closed itself.
+
+        Raises:
+            AddressError: ``addr`` is not an address.
+            QueueFullError: ``max_commands`` wait already, or ``max_kept`` addresses are kept.
         """
         self._check()
-        return self._plane.connect(parse_addr(addr), parallel=parallel)
+        return self._plane.connect(parse_addr(addr), parallel=parallel, keep=keep)
+
+    def forget(self, addr: NodeAddr | str) -> bool:
+        """Keep no link to an address any more; return whether it was kept.
+
+        A link that is up stays; an attempt under way ends in an error.
+
+        Args:
+            addr: As it was given to ``connect``.
+        """
+        self._check()
+        return self._plane.forget(parse_addr(addr))
 
     # -- turning -----------------------------------------------------------------------------------
 
@@ -247,12 +323,17 @@ class Node:
         self._check()
         if self._in_turn:
             raise RuntimeError("poll() inside a hook: the node is in a turn already")
+        return self._turn(None if timeout_s is None else milliseconds(timeout_s))
+
+    def _turn(self, timeout_ms: int | None = 0) -> int:
+        """Make one turn; unchecked, for a simulator that knows its nodes."""
         try:
             if not self._started:
                 self._start()
-            served = self._loop.run_once(None if timeout_s is None else milliseconds(timeout_s))
+            served = self._loop.run_once(timeout_ms)
         finally:
-            self._close_if_asked()
+            if self._close_in_turn is not None:
+                self._close_if_asked()
         self._plane.raise_interrupt()
         return served
 
@@ -346,13 +427,22 @@ class Node:
             RuntimeError: Called from inside a hook; use ``agent.call`` there.
         """
         self._check_outside("call")
-        answers: list[CallAnswer] = []
-        self._plane.calls.call(
-            service_id, route, service_id, payload, answers.append, milliseconds(timeout_s)
-        )
+        answers = self._begin_call(route, service_id, payload, milliseconds(timeout_s))
         while not answers:
             self.poll(None)
         return answers[0].result()
+
+    def _begin_call(
+        self,
+        route: RouteRule,
+        service_id: int,
+        payload: bytes | bytearray | memoryview,
+        timeout_ms: int,
+    ) -> list[CallAnswer]:
+        """Call a service; the answer will be in the list returned."""
+        answers: list[CallAnswer] = []
+        self._plane.calls.call(service_id, route, service_id, payload, answers.append, timeout_ms)
+        return answers
 
     def wait_connected(self, node_id: int, timeout_s: float = 5.0) -> None:
         """Drive the node until it has a link to that node.
@@ -494,12 +584,22 @@ class Node:
         self._check()
         if self._in_turn:
             raise RuntimeError(f"{name}() inside a hook would wait for itself")
+        if self._wake is not None:
+            raise LocalError(f"{name}() waits in real time; a simulated network has its own")
 
-    def _abandon(self) -> None:
+    def _vanish(self) -> None:
+        """End as a killed process does: no hook, no byte to anybody. For simulated time."""
+        self._abandon(NodeClosedError)
+        self._forked, self._closed = False, True
+        from .process import forget_fork
+
+        forget_fork(self)
+
+    def _abandon(self, error: type[NodeClosedError] = ForkedNodeError) -> None:
         """Close what a fork copied, without a byte to anybody: the parent still uses it."""
         self._forked = True
-        self._switch.refuse_sends(ForkedNodeError())
-        self._plane.abandon()
+        self._switch.refuse_sends(error())
+        self._plane.abandon(error)
         self._loop.abandon()
         self._host.abandon()
         for conn in self._switch.connections():

@@ -22,6 +22,7 @@ from .admission import Admission, Attempt
 from .agent import BehaviorAgent, Later
 from .behavior import NetworkBehavior
 from .commands import (
+    CancelDial,
     CloseConn,
     CloseNode,
     Command,
@@ -33,7 +34,6 @@ from .commands import (
 from .config import NodeConfig
 from .dials import DialBook, Shell
 from .errors import (
-    ForkedNodeError,
     LocalError,
     NodeClosedError,
     OutgoingConnectionError,
@@ -41,12 +41,14 @@ from .errors import (
 )
 from .events import EventDesk
 from .handshake import PeerInfo
-from .hooks import HookRunner
+from .hooks import HookRunner, Observer
 from .ids import ConnId, NodeId
 from .linklife import LinkLife
 from .links import Link, LinkTable
 from .monitor import LinkMonitor
+from .redial import Redialer
 from .registry import BehaviorTable
+from .router import RouterTable, offer_service
 from .stats import ConnectionStats
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Plane:
         links: The live links.
         admission: Decides who gets one.
         monitor: Watches them.
+        redialer: Keeps links up.
         calls: RPC.
         commands_refused: Requests of hooks beyond ``max_commands``.
     """
@@ -74,7 +77,7 @@ class Plane:
         self,
         config: NodeConfig,
         behaviors: Sequence[NetworkBehavior],
-        router: object,
+        router: RouterTable,
         shell: Shell,
         *,
         loop: kernels.Loop,
@@ -84,24 +87,27 @@ class Plane:
         rng: Random,
         clock_us: Callable[[], int],
         reserved: Sequence[NetworkBehavior] = (),
+        observer: Observer | None = None,
     ) -> None:
         self._config = config
         self._shell = shell
+        self._router = router
         self._loop = loop
         self._make_port = port
         self.node_id = NodeId(config.node_id)
         self.commands: deque[Command] = deque()
         self.links = LinkTable()
-        self._hooks = HookRunner(self.node_id, loop)
+        self._hooks = HookRunner(self.node_id, loop, observer)
         self._behaviors = BehaviorTable(behaviors, reserved)
         self.monitor = LinkMonitor(config, self.links, loop, rng, clock_us, self)
         self.admission = Admission(self.node_id, config.max_links, self.links, self)
+        self.redialer = Redialer(self.node_id, config.max_kept, self.links, rng, self)
         self.calls = calls(
             loop, rng, self._hooks, config.max_pending_calls, config.max_answers_open
         )
         self._rng = rng
         self._switch: kernels.Switch | None = None
-        self._book = DialBook(shell, self.admission, self._behaviors, self._hooks)
+        self._book = DialBook(shell, self.admission, self.redialer, self._behaviors, self._hooks)
         self._life = LinkLife(
             self.links,
             self.monitor,
@@ -119,7 +125,7 @@ class Plane:
         self._drain_timer: Later | None = None
         self._running = False
         self._stopped = False
-        self._forked = False
+        self._gone: type[NodeClosedError] = NodeClosedError
         self._tick_timer: Later | None = None
         self._next_tick_ms = 0
         self._events_left = 0
@@ -217,6 +223,7 @@ class Plane:
     def refuse_new(self) -> None:
         """Take no more dials and calls: the node closes, and what begins now could not end."""
         self._hooks.closing = True
+        self.redialer.close()
         self.calls.refuse(NodeClosedError())
 
     def stop(self) -> None:
@@ -237,10 +244,11 @@ class Plane:
         self._events_left = sum(isinstance(c, ToHandler | ToBehavior) for c in self.commands)
         self.commands.clear()
 
-    def abandon(self) -> None:
-        """A fork copied the node: take and do nothing any more, and call no hook."""
-        self._stopped = self._forked = True
-        self.calls.refuse(ForkedNodeError())
+    def abandon(self, error: type[NodeClosedError]) -> None:
+        """A fork copied the node, or it vanished: do nothing any more, and call no hook."""
+        self._stopped = True
+        self._gone = error
+        self.calls.refuse(error())
         self.commands.clear()
 
     def _drain_at_last(self) -> None:
@@ -273,20 +281,36 @@ class Plane:
         self.commands.append(command)
         self._loop.mark_dirty(self.switch)
 
-    def connect(self, addr: NodeAddr, *, parallel: bool) -> ConnId:
+    def connect(self, addr: NodeAddr, *, parallel: bool, keep: bool = False) -> ConnId:
         """Queue a dial and return its conn id."""
         self._check_open()
         if self._hooks.closing:
             raise NodeClosedError
+        if keep:
+            self.redialer.check_room(addr, parallel=parallel)
         conn_id = self._shell.new_conn_id(addr)
         command = Connect(conn_id, addr, parallel)
         self.push(command)
         self._book.add(command)
+        if keep:
+            self.redialer.keep(addr, conn_id, parallel=parallel)
         return conn_id
+
+    def forget(self, addr: NodeAddr) -> bool:
+        """Keep no link to an address any more; an attempt under way is to end."""
+        self._check_open()
+        for conn_id in self.redialer.attempts_to(addr):
+            self.push(CancelDial(conn_id))
+        return self.redialer.forget(addr)
 
     def _check_open(self) -> None:
         if self._stopped:
-            raise ForkedNodeError if self._forked else NodeClosedError
+            raise self._gone
+
+    def offer_service(self, service_id: int, is_offered: bool) -> None:
+        """Tell the router whether this node offers a service."""
+        self._check_open()
+        offer_service(self._router, service_id, is_offered)
 
     def call_later(self, delay_ms: int, fn: Callable[[], object]) -> Later:
         """Call ``fn()`` after a while, like a hook."""
@@ -357,18 +381,28 @@ class Plane:
             self._events.to_handler(command)
         elif isinstance(command, Connect):
             self._book.begin(command)
+        elif isinstance(command, CancelDial):
+            self._book.cancel(command.conn_id, "its address was forgotten")
         elif isinstance(command, CloseConn):
-            self._close_link(self.links.find(command.conn_id), command.conn_id)
+            self._close_conn(command, self.links.find(command.conn_id))
         elif isinstance(command, CloseNode):
-            for link in self.links.to_node(command.node_id):
-                link.conn.close(wire.CLOSE_NORMAL, "")
+            self._close_node(command.node_id)
         elif isinstance(command.link, Link):
             self._tell_disconnected(command.link)
 
-    def _close_link(self, link: Link | None, conn_id: int) -> None:
+    def _close_conn(self, command: CloseConn, link: Link | None) -> None:
         if link is not None:
             link.conn.close(wire.CLOSE_NORMAL, "")
-        else:
+        if command.for_good:
+            node_id = None if link is None else link.conn.remote_node_id
+            self.redialer.on_close_asked(command.conn_id, node_id)
+        if link is None:
+            self._book.cancel(command.conn_id, "closed by this node before it was up")
+
+    def _close_node(self, node_id: int) -> None:
+        for link in self.links.to_node(node_id):
+            link.conn.close(wire.CLOSE_NORMAL, "")
+        for conn_id in self.redialer.on_close_node_asked(node_id):
             self._book.cancel(conn_id, "closed by this node before it was up")
 
     def _tell_disconnected(self, link: Link) -> None:
@@ -382,15 +416,20 @@ class Plane:
     ) -> None:
         """A handshake is done and its connection made."""
         self._book.succeed(conn.conn_id)
+        self.redialer.on_opened(conn.conn_id, peer.node_id)
         self._life.open(conn, peer, remote_addr, rtt_ms)
         self.admission.on_dial_ended(conn.conn_id)
         self.drain()
 
     def handle_dial_failed(
-        self, conn_id: int, node_id: int | None, error: OutgoingConnectionError
+        self,
+        conn_id: int,
+        node_id: int | None,
+        error: OutgoingConnectionError,
+        found: int | None = None,
     ) -> None:
         """A dial ended without a link; later calls for the same id are ignored."""
-        self._book.fail(conn_id, node_id, error)
+        self._book.fail(conn_id, node_id, error, found)
         self.drain()
 
     # -- admission (Surroundings) ------------------------------------------------------------------
@@ -427,6 +466,7 @@ class Plane:
         """A link is gone."""
         link = conn.owner
         if isinstance(link, Link):
+            self.redialer.on_closed(conn.conn_id, conn.remote_node_id)
             self._life.on_closed(link, code, text)
             # Behind the events that the handlers sent last, and therefore past the command limit.
             self.commands.append(Disconnected(link))

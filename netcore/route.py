@@ -10,9 +10,50 @@ from .errors import LocalError
 from .ids import check_conn_id, check_key, check_node_id, key_of
 from .values import dataclass
 
-__all__ = ["HandlerRoute", "Metric", "RouteAction", "RouteRule", "check_rule"]
+__all__ = [
+    "BroadcastLevel",
+    "HandlerRoute",
+    "Metric",
+    "RouteAction",
+    "RouteRule",
+    "check_level",
+    "check_one",
+    "check_rule",
+]
 
-_KIND_NAMES: Final = ("direct", "node", "service", "closest")
+_KIND_NAMES: Final = ("direct", "node", "service", "closest", "services")
+
+
+@final
+class BroadcastLevel:
+    """How far a broadcast goes: the nodes whose id begins like that of the node it comes from.
+
+    Plain ints, and these are all of them.
+
+    Attributes:
+        GLOBAL: Every node.
+        ZONE: Those with the same highest byte (geo1).
+        SUB_ZONE: Those with the same two highest bytes (geo1, geo2).
+        GROUP: Those with the same three highest bytes (geo1, geo2, group).
+    """
+
+    __slots__ = ()
+
+    GLOBAL: Final = wire.BROADCAST_GLOBAL
+    ZONE: Final = wire.BROADCAST_ZONE
+    SUB_ZONE: Final = wire.BROADCAST_SUB_ZONE
+    GROUP: Final = wire.BROADCAST_GROUP
+
+
+def check_level(level: int) -> int:
+    """Return ``level``.
+
+    Raises:
+        LocalError: It is not one of ``BroadcastLevel``.
+    """
+    if not isinstance(level, int) or not 0 <= level <= wire.BROADCAST_GROUP:
+        raise LocalError(f"a broadcast level is an int in 0..{wire.BROADCAST_GROUP}, not {level!r}")
+    return level
 
 
 @final
@@ -21,7 +62,7 @@ class RouteRule:
 
     Attributes:
         kind: One of ``wire.ROUTE_*``.
-        argument: Node id, key or service meta; 0 for direct.
+        argument: Node id, key, service meta or broadcast level; 0 for direct.
     """
 
     __slots__ = ("argument", "kind")
@@ -31,11 +72,13 @@ class RouteRule:
 
     def __init__(self, kind: int, argument: int = 0) -> None:
         for name, value, highest in (
-            ("kind", kind, wire.ROUTE_KEY),
+            ("kind", kind, wire.ROUTE_SERVICES),
             ("argument", argument, wire.MAX_U32),
         ):
             if not isinstance(value, int) or not 0 <= value <= highest:
                 raise LocalError(f"a route {name} is an int in 0..{highest}, not {value!r}")
+        if kind == wire.ROUTE_SERVICES:
+            check_level(argument)
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "argument", 0 if kind == wire.ROUTE_DIRECT else argument)
 
@@ -72,6 +115,15 @@ class RouteRule:
         """
         return cls(wire.ROUTE_SERVICE, meta)
 
+    @classmethod
+    def services(cls, level: int = BroadcastLevel.GLOBAL) -> RouteRule:
+        """Every node within the level that offers the message's ``to_service``: a broadcast.
+
+        Args:
+            level: One of ``BroadcastLevel``, seen from the node that sends.
+        """
+        return cls(wire.ROUTE_SERVICES, level)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RouteRule):
             return NotImplemented
@@ -103,6 +155,17 @@ def check_rule(rule: RouteRule) -> RouteRule:
     """
     if not isinstance(rule, RouteRule):
         raise TypeError(f"a rule is a RouteRule, not {type(rule).__name__}")
+    return rule
+
+
+def check_one(rule: RouteRule) -> RouteRule:
+    """Return ``rule``.
+
+    Raises:
+        LocalError: It leads to more than one node, so that a call would have many answers.
+    """
+    if rule.kind == wire.ROUTE_SERVICES:
+        raise LocalError(f"a call goes to one node: {rule!r} leads to many")
     return rule
 
 

@@ -6,7 +6,7 @@ A *place* is anything a path can lead to, as one number: the slot of ``layer`` a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 
 from . import wire
@@ -28,6 +28,7 @@ __all__ = [
     "as_alternate",
     "candidate_of",
     "choose",
+    "offer_service",
 ]
 
 FIRST_SERVICE: Final = wire.LAYERS * wire.SLOTS
@@ -62,6 +63,29 @@ class RouterTable(Protocol):
     def register_service(self, service_id: int) -> None:
         """This node offers a service; called for each behavior when the node is made."""
         return None
+
+
+def offer_service(router: RouterTable, service_id: int, is_offered: bool) -> None:
+    """Tell a router that its node offers a service, or no longer.
+
+    Args:
+        router: One of any kind. It may lack ``unregister_service``.
+        service_id: 0..239.
+        is_offered: Which.
+
+    Raises:
+        LocalError: The service is a reserved one, or the router cannot take it back.
+    """
+    if service_id >= wire.FIRST_RESERVED_SERVICE:
+        raise LocalError(f"service {service_id} is netcore's own: it is never announced")
+    if is_offered:
+        router.register_service(service_id)
+        return
+    take_back: Callable[[int], object] | None = getattr(router, "unregister_service", None)
+    if take_back is None:
+        name = type(router).__name__
+        raise LocalError(f"{name} cannot take a service back: it has no unregister_service()")
+    take_back(service_id)
 
 
 @final

@@ -41,6 +41,18 @@ class BoundRouter:
             return [RouterSyncService(self.router, rng=rng)]
         return []
 
+    @property
+    def layered(self) -> LayeredRouter:
+        """The router, when it is one whose ways can be shown.
+
+        Raises:
+            LocalError: It is another one.
+        """
+        if isinstance(self.router, LayeredRouter):
+            return self.router
+        name = type(self.router).__name__
+        raise LocalError(f"only a LayeredRouter can show its ways; this node uses {name}")
+
     def refused(self) -> int:
         """Return how many announced routes broke a rule."""
         return self.router.routes_refused if isinstance(self.router, LayeredRouter) else 0

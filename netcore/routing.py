@@ -371,8 +371,7 @@ class LayeredRouter(RouterTable):
         """Return the same by place."""
         if check_node_id(for_node) == self.node_id:
             raise LocalError(f"node {for_node} is this node: it announces nothing to itself")
-        places = {*self._chosen, *(FIRST_SERVICE + service for service in self._offered)}
-        found = {place: self.announcement(place, for_node) for place in sorted(places)}
+        found = {place: self.announcement(place, for_node) for place in self.places()}
         return {place: metric for place, metric in found.items() if metric is not None}
 
     def announcement(self, place: int, for_node: int) -> Metric | None:
@@ -451,6 +450,22 @@ class LayeredRouter(RouterTable):
         usable = [c for c in self._candidates[place].values() if c[3] not in excepts]
         return min(usable)[5] if usable else None
 
+    def places(self) -> list[int]:
+        """Return every place that there is a way to, and the services of this node, ascending."""
+        return sorted({*self._chosen, *(FIRST_SERVICE + service for service in self._offered)})
+
+    def ways(self, place: int) -> list[Path]:
+        """Return all ways to a place, the best first."""
+        return [candidate[5] for candidate in sorted(self._candidates.get(place, {}).values())]
+
+    def chosen(self, place: int) -> tuple[Path | None, Path | None]:
+        """Return the best way to a place, and the alternate."""
+        return self._chosen.get(place, (None, None))
+
+    def offers(self, service_id: int) -> bool:
+        """Return whether this node offers a service."""
+        return service_id in self._offered
+
     def path_to_node(self, dest: int) -> RouteAction:
         """Return the way to the node with this id."""
         return RouteAction(*self.table.path_to_node(dest))
@@ -491,6 +506,8 @@ class LayeredRouter(RouterTable):
 
     def dump(self) -> dict[str, object]:
         """Return everything as plain data that ``json`` takes, candidates best first."""
+        from .explain import dump_places  # which nobody needs for routing
+
         return {
             "node_id": int(self.node_id),
             "routes_refused": self.routes_refused,
@@ -505,33 +522,5 @@ class LayeredRouter(RouterTable):
                 }
                 for link in self._links.values()
             ],
-            "slots": [
-                {"layer": place >> 8, "index": place & 0xFF, "candidates": self._dump_place(place)}
-                for place in sorted(self._chosen)
-                if place < FIRST_SERVICE
-            ],
-            "services": [
-                {
-                    "service_id": service,
-                    "local": service in self._offered,
-                    "candidates": self._dump_place(FIRST_SERVICE + service),
-                }
-                for service in range(wire.SERVICES)
-                if service in self._offered or FIRST_SERVICE + service in self._chosen
-            ],
+            **dump_places(self),
         }
-
-    def _dump_place(self, place: int) -> list[dict[str, object]]:
-        best, other = self._chosen.get(place, (None, None))
-        return [
-            {
-                "conn_id": path.conn_id,
-                "node_id": path.node_id,
-                "latency_ms": path.metric.latency_ms,
-                "hops": list(path.metric.hops),
-                "bandwidth_kbps": path.metric.bandwidth_kbps,
-                "score": path.metric.score,
-                "role": "best" if path is best else "alternate" if path is other else "spare",
-            }
-            for *_, path in sorted(self._candidates.get(place, {}).values())
-        ]

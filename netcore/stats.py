@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from ._typing import Final
+from ._typing import Final, Literal
+from .address import NodeAddr
+from .errors import OutgoingConnectionError
 from .values import dataclass, field
 
-__all__ = ["DROP_COUNTERS", "SWITCH_COUNTERS", "ConnectionStats", "LinkStats", "NodeStats"]
+__all__ = [
+    "DROP_COUNTERS",
+    "SWITCH_COUNTERS",
+    "ConnectionStats",
+    "KeptAddr",
+    "LinkStats",
+    "NodeStats",
+]
 
 #: Why an accepted message ended without delivery; each one a counter of ``NodeStats``.
 DROP_COUNTERS: Final = (
@@ -33,6 +42,14 @@ SWITCH_COUNTERS: Final = (
     "control_overflows",
     "bytes_sent",
     "bytes_received",
+    "broadcasts_sent",
+    "broadcasts_received",
+    "broadcasts_delivered",
+    "broadcasts_duplicate",
+    "broadcasts_stale",
+    "broadcast_copies",
+    "broadcast_copies_dropped",
+    "broadcast_origins_forgotten",
 )
 
 
@@ -86,12 +103,41 @@ class LinkStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptAddr:
+    """An address whose link is kept up, as ``Node.kept`` shows it.
+
+    Attributes:
+        addr: As it was given.
+        parallel: Whether a link of its own is wanted, beside others to that node.
+        state: "dialing", "up" (its node has a link, whoever dialled it) or "waiting".
+        node_id: Who lives there; None until it is known.
+        conn_id: Of the attempt under way or of its own link, None when there is neither.
+        attempts: Dials so far.
+        last_error: Why the last one failed; None while it is up and before the first failure.
+        next_attempt_ms: In how many milliseconds it is dialled; None unless it waits.
+    """
+
+    addr: NodeAddr
+    parallel: bool
+    state: Literal["dialing", "up", "waiting"]
+    node_id: int | None
+    conn_id: int | None
+    attempts: int
+    last_error: OutgoingConnectionError | None
+    next_attempt_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStats:
     """Counters of a node since its start, and a few gauges (marked so).
 
     ``messages_sent`` counts what this node's own code sent and the node accepted (messages and
     calls; not control traffic); over a network of living nodes the sum of ``messages_sent`` is
     the sum of ``messages_delivered`` plus the sum of ``dropped``, once nothing is in flight.
+
+    Broadcasts are none of these messages: each is copied from link to link. Over a network of
+    living nodes the sum of ``broadcast_copies`` is the sum of ``broadcasts_received``,
+    ``broadcasts_duplicate``, ``broadcasts_stale`` and ``broadcast_copies_dropped``.
 
     Attributes:
         backend: "fast" or "pure".
@@ -114,6 +160,16 @@ class NodeStats:
         control_overflows: Links closed because their control queue was full.
         bytes_sent: To sockets.
         bytes_received: From sockets.
+        broadcasts_sent: Accepted from this node's own code.
+        broadcasts_received: Copies that came with a broadcast not seen here before.
+        broadcasts_delivered: Handed to a hook here, this node's own included.
+        broadcasts_duplicate: Copies of one that was seen here before, or began here.
+        broadcasts_stale: Copies so far behind the newest of their origin that nobody knows.
+        broadcast_copies: Made for links: one for each link that a broadcast goes out on.
+        broadcast_copies_dropped: Of those: the hop count was used up, the link's queue was full or
+            takes only smaller frames, or they were queued on a link that ended. Also those of this
+            node to itself that waited when it closed.
+        broadcast_origins_forgotten: Origins forgotten because of ``max_broadcast_origins``.
         links: Gauge: the live links.
         links_opened: Links that were reported as connected.
         links_closed: Links that were reported as disconnected.
@@ -121,8 +177,11 @@ class NodeStats:
         half_open: Gauge: handshakes under way.
         half_open_refused: Connections closed because max_half_open was reached.
         handshakes_failed: Incoming handshakes that ended without a link.
-        dials: Calls of ``connect``.
+        dials: Calls of ``connect``, and attempts for addresses that are kept.
         dials_failed: Those that ended in an error.
+        redials: Those made for a kept address, after its first.
+        kept: Gauge: addresses whose link is kept up.
+        kept_refused: Not kept because of ``max_kept``.
         accept_errors: accept() failed, for example for want of file descriptors.
         hook_errors: Exceptions that left a hook or a callback.
         events_dropped: Handler events without a handler to go to.
@@ -161,6 +220,14 @@ class NodeStats:
     control_overflows: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+    broadcasts_sent: int = 0
+    broadcasts_received: int = 0
+    broadcasts_delivered: int = 0
+    broadcasts_duplicate: int = 0
+    broadcasts_stale: int = 0
+    broadcast_copies: int = 0
+    broadcast_copies_dropped: int = 0
+    broadcast_origins_forgotten: int = 0
     links: tuple[LinkStats, ...] = field(default=())
     links_opened: int = 0
     links_closed: int = 0
@@ -170,6 +237,9 @@ class NodeStats:
     handshakes_failed: int = 0
     dials: int = 0
     dials_failed: int = 0
+    redials: int = 0
+    kept: int = 0
+    kept_refused: int = 0
     accept_errors: int = 0
     hook_errors: int = 0
     events_dropped: int = 0

@@ -33,7 +33,7 @@ FRAME_HEADER_BYTES: Final = 4
 
 KIND_MESSAGE: Final = 0x00
 KIND_CALL: Final = 0x01
-KIND_BROADCAST: Final = 0x02  # reserved: counted and ignored by this version
+KIND_BROADCAST: Final = 0x02
 KIND_HELLO: Final = 0x08
 KIND_AUTH: Final = 0x09
 KIND_READY: Final = 0x0A
@@ -67,6 +67,8 @@ ROUTE_DIRECT: Final = 0
 ROUTE_NODE: Final = 1
 ROUTE_SERVICE: Final = 2
 ROUTE_KEY: Final = 3
+#: A rule, but not in a header: says that a message came, or goes, as a BROADCAST.
+ROUTE_SERVICES: Final = 4
 
 DEFAULT_TTL_HOPS: Final = 64  # the reference's default; IP stacks use 64 too
 MAX_TTL_HOPS: Final = 255
@@ -78,6 +80,19 @@ MAX_NODE_ID: Final = NO_NODE - 1
 FIRST_RESERVED_SERVICE: Final = 240
 MAX_SERVICE: Final = 255
 SERVICE_ROUTER_SYNC: Final = 255
+
+# -- BROADCAST ---------------------------------------------------------------------------------
+BROADCAST_HEADER_BYTES: Final = 28  # message header of 16 bytes, origin's epoch u64, sequence u32
+BROADCAST_LEVEL_SHIFT: Final = 24  # the level is the highest byte of the route argument
+
+#: How many bytes of its id, from the highest, a node must share with the origin.
+BROADCAST_GLOBAL: Final = 0
+BROADCAST_ZONE: Final = 1
+BROADCAST_SUB_ZONE: Final = 2
+BROADCAST_GROUP: Final = 3
+
+#: Sequence numbers of one origin that are told apart, the newest and those before it.
+BROADCAST_WINDOW: Final = 1024
 
 # -- what a route table answers ----------------------------------------------------------------
 ACTION_REJECT: Final = 0

@@ -6,6 +6,7 @@ Importing this package where they were not built raises ``ModuleNotFoundError``.
 from __future__ import annotations
 
 from .._typing import Final
+from .broadcast import BroadcastDesk, DuplicateFilter
 from .calls import CallDesk, RpcAnswer
 from .callvalues import CallAnswer, RpcRequest
 from .codec import (
@@ -26,9 +27,11 @@ from .vitals import Vitals
 
 __all__ = [
     "NAME",
+    "BroadcastDesk",
     "CallAnswer",
     "CallDesk",
     "Connection",
+    "DuplicateFilter",
     "FrameSplitter",
     "Loop",
     "Message",

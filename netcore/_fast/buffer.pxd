@@ -376,18 +376,23 @@ cdef inline size_t queue_whole(const queue_t* queue, size_t size, size_t limit) 
     return taken
 
 
-cdef inline uint64_t queue_routed(const queue_t* queue) noexcept:
-    """Return how many messages and calls have not left whole."""
+cdef inline bint is_counted(uint8_t kind, bint broadcasts) noexcept:
+    """Whether a data frame is a broadcast, or else a message or call."""
+    return kind == KIND_BROADCAST if broadcasts else kind <= KIND_CALL
+
+
+cdef inline uint64_t queue_unsent(const queue_t* queue, bint broadcasts) noexcept:
+    """Return how many broadcasts, or else messages and calls, have not left whole."""
     cdef walk_t walk
     cdef uint64_t found = 0
     cdef const uint8_t* frame
     walk_start(&walk, queue)
     if queue.left != 0:
-        found = queue.left_kind < KIND_CONTROL
+        found = is_counted(queue.left_kind, broadcasts)
         walk_over(&walk, queue.left)
     while walk.piece != NULL:
         frame = walk.piece.data + walk.at
-        found += frame[0] < KIND_CONTROL
+        found += is_counted(frame[0], broadcasts)
         walk_over(&walk, frame_bytes(frame))
     return found
 

@@ -65,7 +65,7 @@ from netcore.errors import (
     SendQueueFullError,
     ServiceNotFound,
 )
-from netcore.route import RouteRule, check_rule
+from netcore.route import RouteRule, check_one, check_rule
 
 __all__ = ["CallDesk", "RpcAnswer"]
 
@@ -352,6 +352,7 @@ cdef class CallDesk(Calls):
     cdef int _look_at(self, object rule, header_t* header) except -1:
         """Read a rule; the last one is remembered, because it is often the next one too."""
         if rule is not self._rule:
+            check_one(rule)
             self._rule_kind = rule.kind
             self._rule_argument = rule.argument
             self._rule = rule

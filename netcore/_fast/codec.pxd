@@ -22,6 +22,7 @@ cdef enum:
     ROUTE_NODE = 1
     ROUTE_SERVICE = 2
     ROUTE_KEY = 3
+    ROUTE_SERVICES = 4      # a rule, but not in a header
 
     DEFAULT_TTL_HOPS = 64
     MAX_TTL_HOPS = 255

@@ -84,7 +84,7 @@ cdef class Message:
             self.c_from_node = checked("from_node", from_node, MAX_NODE_ID)
         self.from_service = <uint8_t>checked("from_service", from_service, MAX_SERVICE)
         self.to_service = <uint8_t>checked("to_service", to_service, MAX_SERVICE)
-        self.c_kind = <uint8_t>checked("route.kind", route.kind, ROUTE_KEY)
+        self.c_kind = <uint8_t>checked("route.kind", route.kind, ROUTE_SERVICES)
         self.c_argument = checked("route.argument", route.argument, MAX_U32)
         self.stream_id = checked("stream_id", stream_id, MAX_U32)
         self.meta = <uint8_t>checked("meta", meta, MAX_META)

@@ -47,7 +47,15 @@ cdef enum:
     CONTROL_OVERFLOWS = 16
     BYTES_SENT = 17
     BYTES_RECEIVED = 18
-    COUNTERS = 19
+    BROADCASTS_SENT = 19
+    BROADCASTS_RECEIVED = 20
+    BROADCASTS_DELIVERED = 21
+    BROADCASTS_DUPLICATE = 22
+    BROADCASTS_STALE = 23
+    BROADCAST_COPIES = 24
+    BROADCAST_COPIES_DROPPED = 25
+    BROADCAST_ORIGINS_FORGOTTEN = 26
+    COUNTERS = 27
 
 cdef enum:
     READ_CHUNK_KIB = 128        # of one read: what it brings is handled while it is in the cache
@@ -87,6 +95,8 @@ cdef class Hub(Source):
     cdef int c_on_large(
         self, Connection conn, int kind, const header_t* header, bytes payload
     ) except -1
+    # Take in one BROADCAST.
+    cdef int c_on_broadcast(self, Connection conn, const uint8_t* body, size_t n) except -1
     # Forget a link that has ended.
     cdef int c_forget(self, Connection conn) except -1
 

@@ -48,8 +48,8 @@ from netcore._fast.buffer cimport (
     queue_copy,
     queue_gather,
     queue_reserve,
-    queue_routed,
     queue_t,
+    queue_unsent,
     queue_whole,
 )
 from netcore._fast.codec cimport (
@@ -139,6 +139,9 @@ cdef class Hub(Source):
     cdef int c_on_large(
         self, Connection conn, int kind, const header_t* header, bytes payload
     ) except -1:
+        raise NotImplementedError
+
+    cdef int c_on_broadcast(self, Connection conn, const uint8_t* body, size_t n) except -1:
         raise NotImplementedError
 
     cdef int c_forget(self, Connection conn) except -1:
@@ -375,7 +378,7 @@ cdef class Connection(Source):
         cdef size_t step
         records.end_out(&self._switch._spare_out)
         records.start_out(
-            &self._switch._spare_out, begun, is_data and self._data.left_kind < KIND_CONTROL
+            &self._switch._spare_out, begun, self._data.left_kind if is_data else KIND_CONTROL
         )
         try:
             while left != 0:
@@ -875,7 +878,9 @@ cdef class Connection(Source):
         elif kind == KIND_CLOSE:
             switch._counts[CONTROL_RECEIVED] += 1
             self._on_close_frame(body, n)
-        elif kind >= KIND_EXTENSION or kind == KIND_BROADCAST:
+        elif kind == KIND_BROADCAST:
+            switch.c_on_broadcast(self, body, n)
+        elif kind >= KIND_EXTENSION:
             switch._counts[FRAMES_IGNORED] += 1
         else:
             raise_frame_error(ERROR_BAD_KIND, 0)
@@ -989,9 +994,11 @@ cdef class Connection(Source):
         """Give everything back and say so, once."""
         cdef Hub switch = self._switch
         self.state = CLOSED
-        switch._counts[DROPPED_LINK_CLOSED] += queue_routed(&self._data)
+        switch._counts[DROPPED_LINK_CLOSED] += queue_unsent(&self._data, False)
+        switch._counts[BROADCAST_COPIES_DROPPED] += queue_unsent(&self._data, True)
         if self._records is not None:
-            switch._counts[DROPPED_LINK_CLOSED] += self._records.routed_waiting()
+            switch._counts[DROPPED_LINK_CLOSED] += self._records.unsent(False)
+            switch._counts[BROADCAST_COPIES_DROPPED] += self._records.unsent(True)
             self._records.end_out(&switch._spare_out)
         queue_clear(&self._data, &switch._pool)
         queue_clear(&self._control, &switch._pool)

@@ -51,6 +51,7 @@ cdef class Loop:
     cdef object _selector
     cdef object _wake_in
     cdef object _wake_out
+    cdef object _waker              # in simulated time, instead of all descriptors; else None
     cdef object _clock              # None: CLOCK_MONOTONIC
     cdef object _on_error
     cdef long long _busy_poll_us
@@ -77,6 +78,7 @@ cdef class Loop:
 
     cdef long long _clock_ms(self) except? -1
     cdef int _check_open(self) except -1
+    cdef int _check_real(self) except -1
     cdef int _control(self, int fd, int old, int new) except -1
     cdef int _control_selector(self, int fd, int old, int new) except -1
     cdef int _grow(self, int fd) except -1

@@ -152,7 +152,8 @@ cdef class Loop:
         self._armed_ms = -1
 
     def __init__(
-        self, selector=None, *, clock=None, on_error=None, max_posts=65_536, busy_poll_us=0
+        self, selector=None, *, clock=None, on_error=None, max_posts=65_536, busy_poll_us=0,
+        wake=None,
     ):
         """Make a loop."""
         if self._sources is not None:
@@ -160,6 +161,8 @@ cdef class Loop:
         self._max_posts = to_int64(max_posts)
         if self._max_posts < 1:
             raise ValueError(f"max_posts must be 1 or more, not {max_posts}")
+        if wake is not None and (clock is None or selector is not None):
+            raise ValueError("wake is for a loop that has a clock and no selector")
         self._busy_poll_us = 0 if clock is not None else to_int64(busy_poll_us)
         self._clock = clock
         self._on_error = on_error if on_error is not None else _log_error
@@ -168,6 +171,10 @@ cdef class Loop:
         self._posts = deque()
         self._timers = TimerQueue()
         self.c_update_now()
+        self._waker = wake
+        if wake is not None:
+            self._closed = False
+            return
         import socket  # not before the first loop: it costs as much as a third of netcore
 
         self._wake_in, self._wake_out = socket.socketpair()
@@ -262,6 +269,7 @@ cdef class Loop:
         cdef int number
         cdef int bits
         self._check_open()
+        self._check_real()
         number = PyNumber_Index(fd)
         if number < 0:
             raise ValueError(f"fd must be 0 or more, not {number}")
@@ -335,6 +343,11 @@ cdef class Loop:
             raise LocalError("the loop is closed")
         return 0
 
+    cdef int _check_real(self) except -1:
+        if self._waker is not None:
+            raise LocalError("a loop in simulated time has no file descriptors")
+        return 0
+
     cdef int _grow(self, int fd) except -1:
         """Make room for the slot of an fd."""
         cdef size_t size = self._n_slots if self._n_slots else FIRST_SLOTS
@@ -405,6 +418,11 @@ cdef class Loop:
         self.c_wake()
 
     cdef void c_wake(self) noexcept:
+        if self._waker is not None:
+            if not self._woken and not self._closed:
+                self._woken = True
+                self._waker()
+            return
         if self._woken or self._wake_fd < 0:
             return
         # Whoever finds it set has queued his work before the loop looks at its queues: _drain
@@ -475,6 +493,9 @@ cdef class Loop:
         cdef long long deadline
         self._n_ready = 0
         if self._closed:  # by a flush
+            return None
+        if self._waker is not None:
+            self._woken = False
             return None
         deadline = self._next_deadline()
         if deadline > 0 and timeout_ms < 0 and self._arm():
@@ -717,6 +738,7 @@ cdef class Loop:
     def fileno(self):
         """Return an fd that is readable when a turn would find something to do."""
         self._check_open()
+        self._check_real()
         if self._selector is None:
             return self._epoll
         fileno = getattr(self._selector, "fileno", None)
@@ -755,6 +777,8 @@ cdef class Loop:
             source._dirty = False
         self._dirty.clear()
         self._posts.clear()
+        if self._waker is not None:
+            return
         if self._selector is None:
             close(self._epoll)
         if self._timer_fd >= 0:

@@ -10,6 +10,7 @@ from netcore._fast.codec cimport (
     ROUTE_KEY,
     ROUTE_NODE,
     ROUTE_SERVICE,
+    ROUTE_SERVICES,
     Message,
     plain,
 )
@@ -19,7 +20,7 @@ from netcore._fast.table cimport NO_NODE
 
 from netcore.errors import LocalError, NoRouteError
 from netcore.ids import check_key, check_node_id, key_of
-from netcore.route import RouteRule, check_rule
+from netcore.route import BroadcastLevel, RouteRule, check_rule
 
 __all__ = ["Port"]
 
@@ -84,6 +85,23 @@ cdef class Port:
         self._switch._originate(
             KIND_MESSAGE, ROUTE_SERVICE, 0, payload, self.service_id, service_id, stream_id, meta,
             ttl,
+        )
+
+    def broadcast(
+        self,
+        payload,
+        *,
+        level=BroadcastLevel.GLOBAL,
+        to_service=None,
+        stream_id=0,
+        meta=0,
+        ttl=DEFAULT_TTL_HOPS,
+    ):
+        """Send to every node within the level that offers the service, this one included."""
+        own = self.service_id
+        self._switch._originate_checked(
+            KIND_MESSAGE, ROUTE_SERVICES, level, payload, own,
+            own if to_service is None else to_service, stream_id, meta, ttl,
         )
 
     def send_local(

@@ -43,7 +43,7 @@ cdef class Records:
     cdef size_t out_start               # of what has not left yet
     cdef size_t out_end
     cdef size_t out_begun               # bytes of frames in it that end a frame begun before
-    cdef bint out_begun_routed          # that is a message or a call
+    cdef uint8_t out_begun_kind         # of that frame; KIND_CONTROL for all of the control queue
 
     cdef object c_tag(self, const pads_t* pads, uint64_t sequence, uint8_t* body, size_t n)
     cdef int c_seal(self, uint8_t* body, size_t n) except -1
@@ -51,10 +51,10 @@ cdef class Records:
     cdef bint _is_genuine(self, uint8_t* body, size_t n) except -1
     cdef int _keep_tail(self, const uint8_t* rest, size_t n) except -1
 
-    cdef int start_out(self, uint8_t** spare, size_t begun, bint routed) except -1
+    cdef int start_out(self, uint8_t** spare, size_t begun, uint8_t kind) except -1
     cdef uint8_t* next_body(self) noexcept
     cdef int seal_next(self, size_t n) except -1
     cdef void shrink_out(self) noexcept
     cdef void end_out(self, uint8_t** spare) noexcept
     cdef uint8_t* _byte_of(self, size_t at) noexcept
-    cdef uint64_t routed_waiting(self) noexcept
+    cdef uint64_t unsent(self, bint broadcasts) noexcept

@@ -15,7 +15,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memmove, memset
 
-from netcore._fast.buffer cimport KIND_CONTROL, copy_bytes, frame_bytes
+from netcore._fast.buffer cimport copy_bytes, frame_bytes, is_counted
 from netcore._fast.codec cimport (
     ERROR_BAD_BODY,
     ERROR_BAD_TAG,
@@ -222,11 +222,11 @@ cdef class Records:
 
     # -- what waits to be sent ---------------------------------------------------------------------
 
-    cdef int start_out(self, uint8_t** spare, size_t begun, bint routed) except -1:
+    cdef int start_out(self, uint8_t** spare, size_t begun, uint8_t kind) except -1:
         """Begin with SEAL_BYTES of frames, in the spare buffer if there is one.
 
-        The first ``begun`` bytes end a frame that has begun to leave; ``routed``: it is a message
-        or a call.
+        The first ``begun`` bytes end a frame of this kind that has begun to leave; KIND_CONTROL
+        stands for whatever was in the control queue.
         """
         self.out = spare[0]
         spare[0] = NULL
@@ -237,7 +237,7 @@ cdef class Records:
         self.out_room = SEALED_ROOM_BYTES
         self.out_start = self.out_end = RECORD_ROOM_BYTES
         self.out_begun = begun
-        self.out_begun_routed = routed
+        self.out_begun_kind = kind
         return 0
 
     cdef uint8_t* next_body(self) noexcept:
@@ -273,8 +273,8 @@ cdef class Records:
         cdef size_t records = at // MAX_RECORD_BODY_BYTES
         return self.out + BODY_ROOM_BYTES + at + records * RECORD_EXTRA_BYTES
 
-    cdef uint64_t routed_waiting(self) noexcept:
-        """Return how many messages and calls end in a record that has not left whole."""
+    cdef uint64_t unsent(self, bint broadcasts) noexcept:
+        """Return how many broadcasts, or else messages and calls, have not left whole."""
         cdef uint8_t head[TO_SERVICE_AT + 1]
         cdef uint64_t found = 0
         cdef size_t sealed = self.out_end - min(self.out_end, <size_t>RECORD_ROOM_BYTES)
@@ -286,12 +286,12 @@ cdef class Records:
         if n == 0:
             return 0
         left = (self.out_start - RECORD_ROOM_BYTES) // MAX_RECORD_BYTES * MAX_RECORD_BODY_BYTES
-        found += self.out_begun_routed and left < at <= n
+        found += is_counted(self.out_begun_kind, broadcasts) and left < at <= n
         while at + <size_t>TO_SERVICE_AT < n:  # no message is shorter
             for i in range(TO_SERVICE_AT + 1):
                 head[i] = self._byte_of(at + i)[0]
             at += frame_bytes(head)
-            if left < at <= n and head[0] < KIND_CONTROL:
+            if left < at <= n and is_counted(head[0], broadcasts):
                 # Not one that is control traffic: direct, and for a reserved service.
                 found += (
                     (head[FRAME_HEADER_BYTES] & ROUTE_MASK) != 0

@@ -13,6 +13,7 @@ cdef enum:
     ROUTER_ERROR = 3
 
 cdef enum:
+    HOOKS_BETWEEN = 16          # looks at the clock
     WRITE_PAST_BYTES = 16384    # runs from here on are written at once, if nothing waits before
     CACHED_LINKS = 1024     # entries of the map from conn id to link; a power of two
 
@@ -68,12 +69,29 @@ cdef class Calls:
     ) except -1
 
 
+# The part of BroadcastDesk that the switch uses, likewise.
+cdef class Broadcasts:
+    # Take in a BROADCAST; its body lives as long as this runs.
+    cdef int c_on_frame(self, Connection conn, const uint8_t* body, size_t n) except -1
+    cdef int c_send(
+        self,
+        object level,
+        object payload,
+        object from_service,
+        object to_service,
+        object stream_id,
+        object meta,
+        object ttl,
+    ) except -1
+
+
 @cython.final
 cdef class Switch(Hub):
     cdef readonly uint32_t node_id
     cdef readonly Py_ssize_t max_frame_bytes
     cdef readonly size_t local_queue_bytes
     cdef Calls _calls                       # set by itself, or None
+    cdef Broadcasts _broadcasts             # likewise
     cdef RouteTable _table                  # one of these two is None
     cdef object _router
     cdef object _commands

@@ -17,6 +17,7 @@ from libc.string cimport memcpy
 from netcore._fast.buffer cimport (
     BY_REFERENCE_BYTES,
     HEAD_BYTES,
+    KIND_BROADCAST,
     KIND_CALL,
     KIND_MESSAGE,
     LARGE_FRAME_BYTES,
@@ -40,6 +41,7 @@ from netcore._fast.codec cimport (
     ROUTE_DIRECT,
     ROUTE_KEY,
     ROUTE_NODE,
+    ROUTE_SERVICES,
     Message,
     c_decode_header,
     c_encode_header,
@@ -52,6 +54,8 @@ from netcore._fast.codec cimport (
     store_u32,
 )
 from netcore._fast.connection cimport (
+    BROADCAST_COPIES_DROPPED,
+    BROADCASTS_DELIVERED,
     CLOSE_LOST,
     CLOSED,
     CONTROL_RECEIVED,
@@ -66,6 +70,7 @@ from netcore._fast.connection cimport (
     DROPPED_TOO_BIG,
     DROPPED_TTL_EXPIRED,
     FIRST_RESERVED_SERVICE,
+    FRAMES_IGNORED,
     MESSAGES_DELIVERED,
     MESSAGES_RELAYED,
     MESSAGES_SENT,
@@ -124,7 +129,6 @@ cdef extern from "Python.h":
 
 cdef enum:
     MAX_ENVELOPE_BYTES = 16     # in front of the payload of a CALL
-    HOOKS_BETWEEN = 16          # looks at the clock
 
 cdef object MAX_U32 = wire.MAX_U32
 cdef object MAX_U64 = (1 << 64) - 1
@@ -184,6 +188,26 @@ cdef class Calls:
         object payload,
         object on_done,
         object timeout_ms,
+    ) except -1:
+        raise NotImplementedError
+
+
+@cython.auto_pickle(False)
+cdef class Broadcasts:
+    """What the switch needs of a broadcast desk; ``BroadcastDesk`` is the only one."""
+
+    cdef int c_on_frame(self, Connection conn, const uint8_t* body, size_t n) except -1:
+        raise NotImplementedError
+
+    cdef int c_send(
+        self,
+        object level,
+        object payload,
+        object from_service,
+        object to_service,
+        object stream_id,
+        object meta,
+        object ttl,
     ) except -1:
         raise NotImplementedError
 
@@ -373,6 +397,12 @@ cdef class Switch(Hub):
         """Originate with a route that was not checked yet."""
         cdef long long kind = plain(route_kind, ROUTE_KEY)
         cdef long long number = plain(argument, 0xFFFFFFFF)
+        if kind < 0 and route_kind == ROUTE_SERVICES and frame_kind == KIND_MESSAGE:
+            if self._broadcasts is None:
+                raise LocalError("nobody takes broadcasts here")
+            return self._broadcasts.c_send(
+                argument, payload, from_service, to_service, stream_id, meta, ttl
+            )
         if kind < 0 or number < 0:
             self._refuse_header(
                 payload, route_kind, argument, ttl, from_service, to_service, stream_id, meta
@@ -599,7 +629,8 @@ cdef class Switch(Hub):
     cdef int _push_local(self, int frame_kind, Message message) except -1:
         if self._local_bytes >= self.local_queue_bytes:
             self._refuse(QueueFullError("local_queue_bytes", self.local_queue_bytes))
-        self._counts[MESSAGES_SENT] += 1
+        if frame_kind != KIND_BROADCAST:
+            self._counts[MESSAGES_SENT] += 1
         self._local.append(message if frame_kind == KIND_MESSAGE else (frame_kind, message))
         self._local_bytes += MAX_HEADER_BYTES + PyBytes_GET_SIZE(message.payload)
         return self.loop.c_mark_dirty(self)
@@ -618,7 +649,11 @@ cdef class Switch(Hub):
 
     def drop_local(self):
         """Forget the messages of this node to itself, counted as dropped: nobody takes them."""
-        self._counts[DROPPED_NO_SERVICE] += len(self._local)
+        for waiting in self._local:
+            if type(waiting) is tuple and waiting[0] == KIND_BROADCAST:
+                self._counts[BROADCAST_COPIES_DROPPED] += 1
+            else:
+                self._counts[DROPPED_NO_SERVICE] += 1
         self._local.clear()
         self._local_bytes = 0
 
@@ -735,6 +770,13 @@ cdef class Switch(Hub):
         next_header.ttl -= 1
         self._counts[MESSAGES_RELAYED] += 1
         return hop._push(&hop._data, kind, &next_header, payload)
+
+    cdef int c_on_broadcast(self, Connection conn, const uint8_t* body, size_t n) except -1:
+        """Take in one BROADCAST."""
+        if self._broadcasts is not None:
+            return self._broadcasts.c_on_frame(conn, body, n)
+        self._counts[FRAMES_IGNORED] += 1
+        return 0
 
     # -- routing -----------------------------------------------------------------------------------
 
@@ -880,7 +922,9 @@ cdef class Switch(Hub):
             target = conn._find_handler(service)
         if target is None:
             target = self._behaviors[service]
-        if (
+        if kind == KIND_BROADCAST:
+            self._counts[BROADCAST_COPIES_DROPPED if target is None else BROADCASTS_DELIVERED] += 1
+        elif (
             service >= FIRST_RESERVED_SERVICE
             and conn is not None
             and message.c_kind == ROUTE_DIRECT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._typing import Final
+from .broadcast import BroadcastDesk, DuplicateFilter
 from .calls import CallDesk, RpcAnswer
 from .callvalues import CallAnswer, RpcRequest
 from .codec import (
@@ -23,9 +24,11 @@ from .vitals import Vitals
 
 __all__ = [
     "NAME",
+    "BroadcastDesk",
     "CallAnswer",
     "CallDesk",
     "Connection",
+    "DuplicateFilter",
     "FrameSplitter",
     "Loop",
     "Message",

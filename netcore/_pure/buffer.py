@@ -8,7 +8,7 @@ from collections import deque
 from .. import wire
 from .._typing import Final
 
-__all__ = ["SEAL_BYTES", "SendQueue", "routed_behind"]
+__all__ = ["SEAL_BYTES", "SendQueue", "frames_behind"]
 
 _FRAME: Final = struct.Struct(">I")
 
@@ -20,17 +20,17 @@ _MAX_LENGTH: Final = wire.MAX_FRAME_BYTES
 _TO_SERVICE_AT: Final = wire.FRAME_HEADER_BYTES + 3  # where a frame has it
 
 
-def routed_behind(frames: bytes, start: int, begun: int, begun_routed: bool) -> int:
-    """Return how many messages and calls, of frames of both queues, end behind ``start``.
+def frames_behind(frames: bytes, start: int, kinds: range, begun: int, begun_kind: int) -> int:
+    """Return how many data frames of these kinds, of frames of both queues, end behind ``start``.
 
     The first ``begun`` bytes end a frame that began before; the last frame may go on behind.
     """
-    found = int(begun_routed and start < begun <= len(frames))
+    found = int(begun_kind in kinds and start < begun <= len(frames))
     at = begun
     while at + _TO_SERVICE_AT < len(frames):  # no message is shorter
         first = at
         at += wire.FRAME_HEADER_BYTES + (_FRAME.unpack_from(frames, at)[0] & _MAX_LENGTH)
-        if start < at <= len(frames) and frames[first] < wire.KIND_CONTROL:
+        if start < at <= len(frames) and frames[first] in kinds:
             found += not _is_reserved(frames, first)
     return found
 
@@ -95,13 +95,16 @@ class SendQueue:
                     size += len(frame)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def begun(self) -> tuple[int, bool]:
-        """Return how much is left of the frame that has begun to leave; is it message or call."""
+    def begun(self) -> tuple[int, int]:
+        """Return how much is left of the frame that has begun to leave, and its kind.
+
+        Whatever is in the control queue counts as of the kind ``wire.KIND_CONTROL``.
+        """
         if self._current is None:
-            return 0, False
+            return 0, wire.KIND_CONTROL
         frame = self._current[0]
-        is_routed = self._current is self._data and frame[0] < wire.KIND_CONTROL
-        return len(frame) - self._offset, is_routed
+        is_data = self._current is self._data
+        return len(frame) - self._offset, frame[0] if is_data else wire.KIND_CONTROL
 
     def consume(self, count: int) -> None:
         """Remove the first ``count`` bytes of what ``peek`` returned."""
@@ -122,9 +125,9 @@ class SendQueue:
             queue.popleft()
             self._current, self._offset = None, 0
 
-    def routed_frames(self) -> int:
-        """Return how many messages and calls of the data queue have not left whole."""
-        return sum(1 for frame in self._data if frame[0] < wire.KIND_CONTROL)
+    def unsent_frames(self, kinds: range) -> int:
+        """Return how many frames of these kinds in the data queue have not left whole."""
+        return sum(frame[0] in kinds for frame in self._data)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -32,7 +32,7 @@ from ..errors import (
     QueueFullError,
     SendQueueFullError,
 )
-from ..route import RouteRule, check_rule
+from ..route import RouteRule, check_one, check_rule
 from .callvalues import CallAnswer, RpcRequest
 from .codec import Message
 from .envelope import (
@@ -289,6 +289,7 @@ class CallDesk:
         asked = rule.argument if rule.kind == wire.ROUTE_NODE else None
         self._pending.add(call_id, deadline_ms, timeout_ms, asked, on_done)
         try:
+            check_one(rule)
             request = encode_request(call_id, timeout_ms, as_payload(payload))
             self._switch.originate(
                 wire.KIND_CALL, rule.kind, rule.argument, request, from_service, service_id

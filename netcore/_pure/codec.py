@@ -109,7 +109,7 @@ class Message:
             None if from_node is None else _check("from_node", from_node, wire.MAX_NODE_ID),
             _check("from_service", from_service, _U8),
             _check("to_service", to_service, _U8),
-            _check("route.kind", route.kind, wire.ROUTE_KEY),
+            _check("route.kind", route.kind, wire.ROUTE_SERVICES),
             _check("route.argument", route.argument, wire.MAX_U32),
             _check("stream_id", stream_id, wire.MAX_U32),
             _check("meta", meta, wire.MAX_META),

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from .. import wire
 from .._typing import TYPE_CHECKING, Final, Protocol, cast, final
 from ..errors import FrameError, MessageTooBigError, SendQueueFullError
-from .buffer import SEAL_BYTES, SendQueue, routed_behind
+from .buffer import SEAL_BYTES, SendQueue, frames_behind
 from .loop import Source, Timer
 from .records import Records
 
@@ -38,6 +38,11 @@ CLOSED: Final = 2
 
 _FRAME = struct.Struct(">I")
 
+#: Where what waits on a link that ends is counted.
+_LOST_WITH_A_LINK: Final = (
+    ("dropped_link_closed", range(wire.KIND_MESSAGE, wire.KIND_CALL + 1)),
+    ("broadcast_copies_dropped", range(wire.KIND_BROADCAST, wire.KIND_BROADCAST + 1)),
+)
 _ENDED: Final = (wire.CLOSE_LOST, "the stream ended")  # the reason, as long as nobody gave one
 #: About as many frames are taken from one link per turn: small ones cost time, not bytes.
 FRAMES_PER_TURN: Final = 256
@@ -117,7 +122,7 @@ class Connection(Source):
         self._handlers: dict[int, tuple[Hook, object]] | None = None
         self._queue = SendQueue()
         self._sealed = b""  # the frames in _unsent, when those are records
-        self._begun = (0, False)  # what of them ends a frame begun before; is that one routed
+        self._begun = (0, wire.KIND_CONTROL)  # what of them ends a frame begun before; its kind
         self._unsent = b""  # bytes as they go to the stream: sealed records, or of the handshake
         self._uncounted = 0  # of the bytes that leave next: of the handshake
         self._tail = bytearray()  # received, not parsed
@@ -445,7 +450,9 @@ class Connection(Source):
         elif kind == wire.KIND_CLOSE:
             switch._counts["control_received"] += 1
             self._on_close_frame(body)
-        elif kind >= wire.KIND_EXTENSION or kind == wire.KIND_BROADCAST:
+        elif kind == wire.KIND_BROADCAST:
+            switch._on_broadcast(self, body)
+        elif kind >= wire.KIND_EXTENSION:
             switch._counts["frames_ignored"] += 1
         else:
             raise FrameError(wire.FRAME_BAD_KIND, 0)
@@ -540,7 +547,8 @@ class Connection(Source):
         """Give everything back and say so, once."""
         switch = self._switch
         self.state = CLOSED
-        switch._counts["dropped_link_closed"] += self._queue.routed_frames() + self._routed_sealed()
+        for name, kinds in _LOST_WITH_A_LINK:
+            switch._counts[name] += self._queue.unsent_frames(kinds) + self._sealed_frames(kinds)
         self._queue.clear()
         self._unsent = self._sealed = b""
         self._tail = bytearray()
@@ -560,12 +568,12 @@ class Connection(Source):
             self._handlers = None
             self.owner = None
 
-    def _routed_sealed(self) -> int:
-        """Return how many messages and calls are sealed and have not left whole."""
+    def _sealed_frames(self, kinds: range) -> int:
+        """Return how many frames of these kinds are sealed and have not left whole."""
         body, extra = wire.MAX_RECORD_BODY_BYTES, wire.RECORD_LENGTH_BYTES + wire.RECORD_TAG_BYTES
         records = -(-len(self._sealed) // body)
         left = len(self._sealed) + records * extra - len(self._unsent)
-        return routed_behind(self._sealed, left // (body + extra) * body, *self._begun)
+        return frames_behind(self._sealed, left // (body + extra) * body, kinds, *self._begun)
 
     def _watch(self, events: int) -> None:
         if self._sock is None or events == self._registered:

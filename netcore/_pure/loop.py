@@ -143,6 +143,7 @@ class Loop:
         on_error: Callable[[str, BaseException], None] | None = None,
         max_posts: int = 65_536,
         busy_poll_us: int = 0,
+        wake: Callable[[], object] | None = None,
     ) -> None:
         """Make a loop.
 
@@ -156,13 +157,18 @@ class Loop:
             busy_poll_us: Before it sleeps, a wait asks for events over and over for so many
                 microseconds. Without effect when there is a ``clock``: simulated time does not
                 pass meanwhile.
+            wake: For simulated time: the loop has no descriptors then, can watch none, and never
+                waits. Where its ``fileno`` would become readable it calls this instead.
 
         Raises:
-            ValueError: ``max_posts`` is less than 1.
+            ValueError: ``max_posts`` is less than 1, or there is a ``wake`` without a ``clock`` or
+                with a ``selector``.
         """
         max_posts = operator.index(max_posts)
         if max_posts < 1:
             raise ValueError(f"max_posts must be 1 or more, not {max_posts}")
+        if wake is not None and (clock is None or selector is not None):
+            raise ValueError("wake is for a loop that has a clock and no selector")
         self._clock = clock if clock is not None else _monotonic_ms
         self._on_error = on_error if on_error is not None else _log_error
         self._max_posts = max_posts
@@ -178,6 +184,9 @@ class Loop:
         self._closed = False
         self._woken = False  # a byte of ours is, or is about to be, in the pair
         self._now_ms = self._clock()
+        self._waker = wake
+        if wake is not None:
+            return
         self._owns_selector = selector is None
         self._selector = selectors.DefaultSelector() if selector is None else selector
         self._wake_in, self._wake_out = socket.socketpair()
@@ -233,9 +242,10 @@ class Loop:
         Raises:
             ValueError: The source or the fd is registered already, or an argument is out of range.
             OSError: The fd is not open, or the system cannot watch it.
-            LocalError: The loop is closed.
+            LocalError: The loop is closed, or in simulated time.
         """
         self._check_open()
+        self._check_real()
         fd = operator.index(fd)
         if fd < 0:
             raise ValueError(f"fd must be 0 or more, not {fd}")
@@ -303,6 +313,10 @@ class Loop:
         if self._closed:
             raise LocalError("the loop is closed")
 
+    def _check_real(self) -> None:
+        if self._waker is not None:
+            raise LocalError("a loop in simulated time has no file descriptors")
+
     def _check_events(self, events: int) -> None:
         if not 0 <= operator.index(events) <= self.READ | self.WRITE:
             raise ValueError(f"events must be in 0..3, not {events}")
@@ -344,6 +358,10 @@ class Loop:
         # Set before the byte is sent and reset after it was read, see _drain: whoever finds it set
         # has queued his work before the loop looks at its queues.
         self._woken = True
+        if self._waker is not None:
+            if not self._closed:
+                self._waker()
+            return
         with contextlib.suppress(OSError):  # full: readable anyway; closed: nobody waits
             self._wake_out.send(b"\0")
 
@@ -420,6 +438,9 @@ class Loop:
     def _wait(self, timeout_ms: int | None) -> list[tuple[_Entry, int]]:
         """Wait and return what is ready; the wake-up pair is drained here."""
         if self._closed:  # by a flush
+            return []
+        if self._waker is not None:
+            self._woken = False
             return []
         deadline = self.next_deadline_ms()
         waits = [ms for ms in (timeout_ms, deadline) if ms is not None]
@@ -522,8 +543,8 @@ class Loop:
 
     @property
     def wakeup_fd(self) -> int:
-        """The fd to give to ``signal.set_wakeup_fd``; -1 after `close`."""
-        return self._wake_out.fileno()
+        """The fd to give to ``signal.set_wakeup_fd``; -1 after `close` and in simulated time."""
+        return self._wake_out.fileno() if self._waker is None else -1
 
     def fileno(self) -> int:
         """Return an fd that is readable when a turn would find something to do.
@@ -531,9 +552,11 @@ class Loop:
         Timers are not seen by it: wait no longer than `next_deadline_ms`.
 
         Raises:
-            LocalError: The selector has no fd of its own, or the loop is closed.
+            LocalError: There is none: the selector has no fd of its own, or the loop is closed or
+                in simulated time.
         """
         self._check_open()
+        self._check_real()
         fileno = getattr(self._selector, "fileno", None)
         if fileno is None:
             name = type(self._selector).__name__
@@ -546,7 +569,8 @@ class Loop:
             return
         for entry in list(self._entries.values()):
             self.remove(entry.source)
-        self._selector.unregister(self._wake_in)
+        if self._waker is None:
+            self._selector.unregister(self._wake_in)
         self.abandon()
 
     def abandon(self) -> None:
@@ -566,6 +590,8 @@ class Loop:
             source._dirty = False
         self._posts.clear()
         self._dirty.clear()
+        if self._waker is not None:
+            return
         if self._owns_selector:
             self._selector.close()
         self._wake_in.close()

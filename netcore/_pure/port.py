@@ -8,7 +8,7 @@ from .. import wire
 from .._typing import final
 from ..errors import LocalError, NoRouteError
 from ..ids import check_key, check_node_id, key_of
-from ..route import RouteRule, check_rule
+from ..route import BroadcastLevel, RouteRule, check_rule
 from .callvalues import CallAnswer
 from .codec import Message
 from .connection import Connection
@@ -98,6 +98,23 @@ class Port:
         self._switch.originate(
             wire.KIND_MESSAGE, wire.ROUTE_SERVICE, 0, payload, self.service_id, service_id,
             stream_id, meta, ttl,
+        )  # fmt: skip
+
+    def broadcast(
+        self,
+        payload: Payload,
+        *,
+        level: int = BroadcastLevel.GLOBAL,
+        to_service: int | None = None,
+        stream_id: int = 0,
+        meta: int = 0,
+        ttl: int = wire.DEFAULT_TTL_HOPS,
+    ) -> None:
+        """Send to every node within the level that offers the service, this one included."""
+        own = self.service_id
+        self._switch.originate(
+            wire.KIND_MESSAGE, wire.ROUTE_SERVICES, level, payload, own,
+            own if to_service is None else to_service, stream_id, meta, ttl,
         )  # fmt: skip
 
     def send_local(

@@ -5,6 +5,7 @@ Facts first:
 - Nothing here calls a hook while another hook runs: messages of this node to itself wait in a queue
   that the sink drains after the hook.
 - Every message that was accepted ends in one counter: sent = delivered + relayed + dropped_*.
+  Broadcasts have counters of their own.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .records import Records
 from .table import RouteTable
 
 if TYPE_CHECKING:
+    from .broadcast import BroadcastDesk
     from .calls import CallDesk
 
 __all__ = ["Payload", "Switch"]
@@ -155,6 +157,7 @@ class Switch(Source):
         self._busy = False  # frames are being parsed, so a hook may be running
         self._closed: NodeClosedError | None = None
         self._calls: CallDesk | None = None  # set by itself; asked by ports
+        self._broadcasts: BroadcastDesk | None = None  # likewise
         self._counts = dict.fromkeys(SWITCH_COUNTERS, 0)
 
     # -- set-up ------------------------------------------------------------------------------------
@@ -242,7 +245,7 @@ class Switch(Source):
         Args:
             frame_kind: ``wire.KIND_MESSAGE`` or ``wire.KIND_CALL``.
             route_kind: One of ``wire.ROUTE_*``; direct means this node itself.
-            argument: Node id, key or service meta.
+            argument: Node id, key, service meta or broadcast level.
             payload: Bytes-like; not kept.
             from_service: 0..255.
             to_service: 0..255.
@@ -251,14 +254,23 @@ class Switch(Source):
             ttl: 1..255, the most hops the message may make.
 
         Raises:
-            NoRouteError: The router knows no way, or the link is closing.
-            SendQueueFullError: The next link's queue is at its high watermark.
+            NoRouteError: The router knows no way, or the link is closing. Not for a broadcast:
+                with nobody to send it to, it reaches whoever is here.
+            SendQueueFullError: The next link's queue is at its high watermark; for a broadcast,
+                those of all links that it goes out on.
             QueueFullError: Too many messages of this node to itself wait.
             MessageTooBigError: The frame would be too big for this node or the next link.
             NodeClosedError: The node was closed.
             ValueError: A number is out of range.
             TypeError: The payload is not bytes-like.
         """
+        if route_kind == wire.ROUTE_SERVICES and frame_kind == wire.KIND_MESSAGE:
+            if self._broadcasts is None:
+                raise LocalError("nobody takes broadcasts here")
+            self._broadcasts._send(
+                argument, payload, from_service, to_service, stream_id, meta, ttl
+            )
+            return
         data = self._check_send(payload, ttl)
         header = encode_header(
             route_kind, argument, ttl, from_service, to_service, stream_id, meta, self.node_id
@@ -354,7 +366,8 @@ class Switch(Source):
     def _push_local(self, frame_kind: int, message: Message) -> None:
         if self._local_bytes >= self.local_queue_bytes:
             self._refuse(QueueFullError("local_queue_bytes", self.local_queue_bytes))
-        self._counts["messages_sent"] += 1
+        if frame_kind != wire.KIND_BROADCAST:
+            self._counts["messages_sent"] += 1
         self._local.append((frame_kind, message))
         self._local_bytes += wire.MAX_HEADER_BYTES + len(message.payload)
         self.loop.mark_dirty(self)
@@ -370,7 +383,9 @@ class Switch(Source):
 
     def drop_local(self) -> None:
         """Forget the messages of this node to itself, counted as dropped: nobody takes them."""
-        self._counts["dropped_no_service"] += len(self._local)
+        broadcasts = sum(kind == wire.KIND_BROADCAST for kind, _ in self._local)
+        self._counts["broadcast_copies_dropped"] += broadcasts
+        self._counts["dropped_no_service"] += len(self._local) - broadcasts
         self._local.clear()
         self._local_bytes = 0
 
@@ -421,6 +436,13 @@ class Switch(Source):
             self.loop._write_early()
         self._deliver(kind, conn, message_of(header, body, link_node))
 
+    def _on_broadcast(self, conn: Connection, body: bytes) -> None:
+        """Take in one BROADCAST."""
+        if self._broadcasts is None:
+            self._counts["frames_ignored"] += 1
+        else:
+            self._broadcasts._on_frame(conn, body)
+
     def _relay(self, conn: Connection, kind: int, body: bytes, route: Route) -> None:
         action, conn_id, node_id = route
         if action != wire.ACTION_NEXT:
@@ -454,7 +476,10 @@ class Switch(Source):
         target = conn._handlers.get(service) if conn is not None and conn._handlers else None
         if target is None:
             target = self._behaviors[service]
-        if (
+        if kind == wire.KIND_BROADCAST:
+            name = "broadcast_copies_dropped" if target is None else "broadcasts_delivered"
+            self._counts[name] += 1
+        elif (
             service >= wire.FIRST_RESERVED_SERVICE
             and conn is not None
             and message.route.kind == wire.ROUTE_DIRECT

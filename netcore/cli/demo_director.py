@@ -8,7 +8,7 @@ from typing import Final, final
 
 from .demo_cluster import Cluster, DemoError
 from .demo_ledger import Ledger
-from .demo_records import Linked, Listening, Report
+from .demo_records import Event, Explained, Linked, Listening
 from .screen import Screen, Style
 
 __all__ = ["Director"]
@@ -45,6 +45,7 @@ class Director:
         status: Callable[[], str],
     ) -> None:
         self.addrs: dict[int, Listening] = {}
+        self._explained: dict[int, Explained] = {}
         self._cluster = cluster
         self._ledger = ledger
         self._screen = screen
@@ -96,6 +97,13 @@ class Director:
             lambda: all(n in reports and reports[n].asked >= number for n in living),
         )
 
+    def explain(self, node: int, to: int) -> list[str]:
+        """Return how a node sends to another one at the moment, and why so."""
+        self._explained.pop(node, None)
+        self._cluster.tell(node, "explain", to=to)
+        self.wait(f"the reasons of node {node}", lambda: node in self._explained)
+        return list(self._explained[node].lines)
+
     def _ask(self) -> int:
         self._asked += 1
         self._ask_at = time.monotonic() + ASK_EVERY_S
@@ -117,10 +125,12 @@ class Director:
             if not self._screen.live:
                 self.say(self._status())
 
-    def _take(self, node_id: int, event: Listening | Linked | Report) -> None:
+    def _take(self, node_id: int, event: Event) -> None:
         if isinstance(event, Listening):
             self.addrs[node_id] = event
         elif isinstance(event, Linked):
             self._ledger.links.append((node_id, event))
+        elif isinstance(event, Explained):
+            self._explained[node_id] = event
         else:
             self._ledger.take(node_id, event)

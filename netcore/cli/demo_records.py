@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "Event",
+    "Explained",
     "Linked",
     "Listening",
     "Received",
@@ -111,6 +112,13 @@ class Linked(NamedTuple):
     at_us: int
 
 
+class Explained(NamedTuple):
+    """How a node sends to another one, and why: the lines of its ``Route``; none: no way."""
+
+    to: int
+    lines: tuple[str, ...]
+
+
 class Report(NamedTuple):
     """What a worker knows and has seen since its last report.
 
@@ -139,7 +147,7 @@ class Report(NamedTuple):
     round_trips: tuple[RoundTrip, ...] = ()
 
 
-Event = Listening | Linked | Report
+Event = Listening | Linked | Explained | Report
 
 
 def encode_event(event: Event) -> str:
@@ -165,6 +173,8 @@ def _decode(kind: str, fields: dict[str, Any]) -> Event:
         return Listening(**fields)
     if kind == "Linked":
         return Linked(**fields)
+    if kind == "Explained":
+        return Explained(fields["to"], tuple(fields["lines"]))
     if kind == "Report":
         return _decode_report(fields)
     raise ValueError(kind)

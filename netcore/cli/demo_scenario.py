@@ -88,6 +88,7 @@ class Scenario:
         self._relay: int | None = None
         self._killed_us = 0
         self._watched: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._fork = (0, 0)  # the node before the relay, and whom it reaches over it
         self._director = Director(
             cluster, self._ledger, screen, settings.deadline_s, self._draw, self._status
         )
@@ -207,6 +208,7 @@ class Scenario:
             f"{(healed_us - killed_us) / 1_000:.0f} ms later no node has a way over node {relay} "
             f"any more (its links closed after {(max(closed()) - killed_us) / 1_000:.1f} ms)"
         )
+        self._explain("now")
         self._director.watch(self._settings.seconds * 0.3)
         return Kill(
             node_id=relay, from_us=killed_us - IN_FLIGHT_US, until_us=healed_us + IN_FLIGHT_US
@@ -221,6 +223,9 @@ class Scenario:
         for origin, to in watched:
             self._cluster.tell(origin, "stream", to=to, every_ms=STREAM_MS)
         self._director.watch(self._settings.seconds * 0.1)
+        way = (longest[0], *self._watched[longest])
+        self._fork = way[way.index(relay) - 1], longest[1]
+        self._explain("before")
 
     def _strike(self, relay: int) -> None:
         if self._settings.freeze:
@@ -298,6 +303,14 @@ class Scenario:
     def _tell_round_trips(self, where: str) -> None:
         trips = round_trips(self._ledger.round_trips, FIRST)
         self._director.say(f"{where}; calls of node {FIRST} took (median): {trips}")
+
+    def _explain(self, when: str) -> None:
+        """Show one choice: where the node before the relay sends, and why there."""
+        node, to = self._fork
+        lines = self._director.explain(node, to)
+        self._director.say(f"{when}, as node {node} sees it: {lines[0] if lines else 'no way'}")
+        for line in lines[1:]:
+            self._screen.say(f"{'':9}{line}")
 
     def _tell_gaps(self, kill: Kill) -> None:
         for (origin, to), before in self._watched.items():

@@ -25,7 +25,7 @@ import netcore
 from netcore import LayeredRouter, Node, NodeClosedError
 from netcore._backend import BackendName
 
-from .demo_records import Event, Listening, encode_event
+from .demo_records import Event, Explained, Listening, encode_event
 from .demo_traffic import TRAFFIC, Archive, Journal, Traffic
 
 __all__ = ["run_worker"]
@@ -89,6 +89,7 @@ class Worker:
         self._agent = self.node.agent(TRAFFIC)
         self._commands: dict[str, Callable[..., None]] = {
             "dial": self._dial,
+            "explain": self._explain,
             "report": self._report,
             "stream": self._stream,
             "traffic": self._start_traffic,
@@ -109,6 +110,10 @@ class Worker:
 
     def _dial(self, addr: str) -> None:
         self._agent.connect_to(addr)
+
+    def _explain(self, to: int) -> None:
+        routes = [route.lines() for route in self.node.routes() if to in route.nodes]
+        self._tell(Explained(to, tuple(routes[0]) if routes else ()))
 
     def _start_traffic(self, targets: list[int], every_ms: int) -> None:
         self._traffic.start(self._agent, targets, every_ms)

@@ -6,10 +6,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import SystemRandom
 from typing import Final
 
 from netcore import (
@@ -25,11 +24,19 @@ from . import CommandError
 from .node_services import Dialer, Echo
 from .screen import Screen
 
-__all__ = ["CallOptions", "NodeOptions", "free_service", "read_secrets", "run_node", "status_line"]
+__all__ = [
+    "CallOptions",
+    "NodeOptions",
+    "free_service",
+    "read_secrets",
+    "routes_text",
+    "run_node",
+    "status_line",
+]
 
 #: The highest service id that is the user's.
 LAST_SERVICE: Final = 239
-REDRAW_MS: Final = 500
+REDRAW_S: Final = 0.5
 #: What the shell reports for a command that Ctrl-C ended.
 INTERRUPTED: Final = 130
 
@@ -63,6 +70,7 @@ class NodeOptions:
         services: Service ids to echo and answer on.
         insecure: Listen beyond loopback without a secret.
         stats_every_s: Print the counters this often; None: never.
+        routes_every_s: Print all routes, and why they were chosen, this often; None: never.
         log_level: Of what is logged.
         call: Make one call and end; None: run.
     """
@@ -74,6 +82,7 @@ class NodeOptions:
     services: Sequence[int] = ()
     insecure: bool = False
     stats_every_s: float | None = None
+    routes_every_s: float | None = None
     log_level: int = logging.WARNING
     call: CallOptions | None = None
 
@@ -94,7 +103,6 @@ def run_node(options: NodeOptions) -> int:
             free_service(options.services),
             [NodeAddr.parse(text) for text in options.connect],
             screen.say,
-            SystemRandom(),
         )
         with _make_node(options, dialer, screen) as node:
             for addr in options.listen:
@@ -133,18 +141,19 @@ def _run(node: Node, options: NodeOptions, screen: Screen, agent: BehaviorAgent)
     if options.call is not None:
         return _call(node, options.call)
 
-    def redraw() -> None:
-        agent.call_later(REDRAW_MS, redraw)
-        screen.show([status_line(node)])
+    def repeat(every_ms: int, show: Callable[[], None]) -> None:
+        agent.call_later(every_ms, lambda: repeat(every_ms, show))
+        show()
 
-    def print_stats(every_ms: int) -> None:
-        agent.call_later(every_ms, lambda: print_stats(every_ms))
-        screen.say(status_line(node))
+    def begin(every_s: float, show: Callable[[], None]) -> None:
+        agent.call_later(0, lambda: repeat(round(every_s * 1_000), show))
 
     if screen.live:
-        agent.call_later(0, redraw)
+        begin(REDRAW_S, lambda: screen.show([status_line(node)]))
     if options.stats_every_s is not None:
-        print_stats(round(options.stats_every_s * 1_000))
+        begin(options.stats_every_s, lambda: screen.say(status_line(node)))
+    if options.routes_every_s is not None:
+        begin(options.routes_every_s, lambda: screen.say(routes_text(node)))
     node.run()
     screen.close()
     screen.say(status_line(node))
@@ -178,6 +187,12 @@ def status_line(node: Node) -> str:
         f"{stats.messages_delivered:,}, relayed {stats.messages_relayed:,}, "
         f"dropped {stats.dropped:,}"
     )
+
+
+def routes_text(node: Node) -> str:
+    """Return where messages go and why, a paragraph for each destination."""
+    lines = [line for route in node.routes() for line in route.lines()]
+    return "\n".join(lines or [f"node {node.node_id} knows no way to anybody"])
 
 
 def free_service(taken: Sequence[int]) -> int:

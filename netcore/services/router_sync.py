@@ -29,6 +29,7 @@ from ..behavior import ConnectionHandler, NetworkBehavior
 from ..errors import FrameError, LocalError
 from ..ids import format_conn
 from ..logs import logger_of
+from ..roundtrips import is_other_latency
 from ..route import Metric
 from ..stats import ConnectionStats
 from ..values import dataclass
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from ..agent import BehaviorAgent, ConnectionAgent, ConnectionSender, Later
     from ..routing import LayeredRouter
 
-__all__ = ["RouterSyncService", "RouterSyncStats", "is_other_latency"]
+__all__ = ["RouterSyncService", "RouterSyncStats"]
 
 logger = logger_of("netcore.router_sync")
 
@@ -74,15 +75,6 @@ BUDGET_BYTES: Final = 192 * 1024
 BUDGET_BYTES_PER_MS: Final = 64
 #: What a full state costs at least, so that asking for a small one all the time does not pay.
 FULL_COST_BYTES: Final = 4_096
-
-
-def is_other_latency(used_ms: int, rtt_ms: float) -> bool:
-    """Return whether a measured RTT is a reason to change the latency in use.
-
-    Only a difference of more than 25 % and of more than 2 ms is one.
-    """
-    difference = abs(rtt_ms - used_ms)
-    return difference > 2 and difference * 4 > used_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from ..errors import OutgoingConnectionError
     from ..handshake import Accepted, Identity, PeerInfo
     from ..ids import ConnId
-    from .memory import MemoryChannel
     from .negotiation import Negotiation
 
 __all__ = [
     "Attempt",
     "Cancel",
+    "Channel",
+    "ChannelTarget",
     "Detached",
     "HalfOpen",
     "Host",
@@ -124,6 +125,38 @@ class Host(Sink, Protocol):
         """A listener could not accept; it goes on after a pause."""
 
 
+# -- streams without a descriptor ----------------------------------------------------------------
+
+
+class ChannelTarget(Protocol):
+    """Who hears what comes through a channel: a connection, or a stream during the handshake."""
+
+    def receive_data(self, data: bytes) -> None:
+        """Bytes came."""
+
+    def receive_eof(self) -> None:
+        """Nothing will come any more."""
+
+    def channel_writable(self) -> None:
+        """A write that was cut short may go on."""
+
+
+class Channel(Protocol):
+    """One end of a stream inside the process."""
+
+    def set_target(self, target: ChannelTarget | None) -> None:
+        """Tell this object what arrives; with None it waits in the channel."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Take some of ``data`` and return how much; ``channel_writable`` tells when to go on."""
+
+    def shutdown(self) -> None:
+        """End our direction after what was written."""
+
+    def close(self) -> None:
+        """End both directions; what was written still arrives. Idempotent."""
+
+
 # -- what a transport offers ---------------------------------------------------------------------
 
 
@@ -140,12 +173,12 @@ class Detached(NamedTuple):
 
     Attributes:
         sock: Connected, non-blocking, watched by nobody.
-        channel: The memory transport's stream.
+        channel: A stream without a descriptor.
         unsent: Bytes of the handshake that must leave before anything else.
     """
 
     sock: socket.socket | None
-    channel: MemoryChannel | None
+    channel: Channel | None
     unsent: bytes = b""
 
 

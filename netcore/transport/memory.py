@@ -23,33 +23,20 @@ from collections import deque
 from collections.abc import Callable
 
 from .. import wire
-from .._typing import TYPE_CHECKING, ClassVar, Final, Protocol, final
+from .._typing import TYPE_CHECKING, ClassVar, Final, final
 from ..address import Endpoint
 from ..errors import QueueFullError
-from .base import Cancel, Detached, Stream, StreamTarget, Transport
+from .base import Cancel, Channel, ChannelTarget, Detached, Stream, StreamTarget, Transport
 from .negotiation import Negotiation
 
 if TYPE_CHECKING:
     from .._backend import kernels
     from .base import Host
 
-__all__ = ["ChannelTarget", "MemoryChannel", "MemoryListener", "MemoryNetwork", "MemoryTransport"]
+__all__ = ["MemoryChannel", "MemoryListener", "MemoryNetwork", "MemoryStream", "MemoryTransport"]
 
 DEFAULT_WINDOW_BYTES: Final = 256 * 1024  # about what a socket pair holds
 POST_RETRY_MS: Final = 10
-
-
-class ChannelTarget(Protocol):
-    """Who hears what comes through a channel: a connection, or a stream during the handshake."""
-
-    def receive_data(self, data: bytes) -> None:
-        """Bytes came."""
-
-    def receive_eof(self) -> None:
-        """Nothing will come any more."""
-
-    def channel_writable(self) -> None:
-        """A write that was cut short may go on."""
 
 
 @final
@@ -212,10 +199,10 @@ def _post(loop: kernels.Loop, fn: Callable[..., object], own: kernels.Loop, *arg
 class MemoryStream:
     """A channel during its handshake."""
 
-    def __init__(self, channel: MemoryChannel, remote: Endpoint) -> None:
+    def __init__(self, channel: Channel, remote: Endpoint) -> None:
         self.protocol = wire.PROTOCOL_MEMORY
         self.remote: Endpoint | None = remote
-        self._channel: MemoryChannel | None = channel
+        self._channel: Channel | None = channel
         self._target: StreamTarget | None = None
 
     def set_target(self, target: StreamTarget) -> None:

@@ -67,6 +67,21 @@ def test_demo_tells_how_long_the_gap_was(run: tuple[int, str, str]) -> None:
     assert re.search(r"node \d to \d: over .*, then [\d.]+ ms of silence and \d+ lost", run[1])
 
 
+def test_demo_explains_a_choice_before_and_after_the_kill(run: tuple[int, str, str]) -> None:
+    before, after = re.findall(
+        r"(?:before|now), as node \d sees it: node \d: over nodes? [\d ]+, score \d+.*\n"
+        r"((?: +over [\d ]+: \d+ ms, score \d+: .*\n)+)",
+        run[1],
+    )
+    assert re.search(r"score \d+: best\n", before)
+    assert re.search(r"alternate: (score \d+ > \d+|same score, more hops|as good)", before)
+    killed = re.search(r"node (\d) is killed", run[1])
+    assert killed is not None
+    ways = [re.findall(r"over ([\d ]+):", part) for part in (before, after)]
+    assert any(killed[1] in way.split() for way in ways[0])
+    assert all(killed[1] not in way.split() for way in ways[1])
+
+
 def test_demo_into_a_pipe_has_no_escape_codes(run: tuple[int, str, str]) -> None:
     assert "\x1b" not in run[1]
 

@@ -50,6 +50,12 @@ KEY_LINES = {
         "the middle has relayed 1 message",
     ],
     "asyncio_host.py": ["[b'ONE', b'TWO']"],
+    "simulated_network.py": [
+        "node 4 counts 1, 2",
+        "the other way round it counts 3",
+        "its next incarnation counts 1",
+        "the same seed, the same events: True",
+    ],
 }
 
 

@@ -187,6 +187,8 @@ def test_invariant_03_malformed_frames_end_their_link_and_nothing_else(cluster: 
         (wire.KIND_MESSAGE, b"\x04" + bytes(20)),  # sealed
         (wire.KIND_MESSAGE, b"\x28" + bytes(8)),  # optional words are missing
         (wire.KIND_CALL, bytes(3)),
+        (wire.KIND_BROADCAST, bytes(28)),  # no from_node
+        (wire.KIND_BROADCAST, b"\x30" + bytes(26)),  # half a sequence number
         (wire.KIND_HELLO, bytes(80)),
         (wire.KIND_AUTH, b""),
         (wire.KIND_READY, b""),
@@ -211,7 +213,7 @@ def test_invariant_03_malformed_frames_end_their_link_and_nothing_else(cluster: 
 def test_invariant_03_unknown_extension_frames_are_ignored_and_counted(cluster: Cluster) -> None:
     node = cluster.add(1, Spy())
     peer = RawPeer(cluster, 9, node)
-    for kind in (0x80, 0xFF, wire.KIND_BROADCAST):
+    for kind in (0x80, 0x81, 0xFF):
         peer.frame(kind, b"from the future")
     cluster.settle()
     assert node.stats().frames_ignored == 3
@@ -379,7 +381,7 @@ def test_invariant_07_replayed_handshake_makes_no_second_link(
     write = MemoryStream.write
 
     def record(stream: MemoryStream, data: bytes) -> None:
-        assert stream._channel is not None
+        assert isinstance(stream._channel, MemoryChannel)
         if stream._channel._loop is friend._loop:
             sent.append(data)
         write(stream, data)

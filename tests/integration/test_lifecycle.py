@@ -635,11 +635,12 @@ def test_close_ends_dials_and_calls_with_errors(nodes: Nodes) -> None:
 # -- after close ---------------------------------------------------------------------------------
 
 #: What a closed node still tells, and what may be said to it.
-ALLOWED = {"node_id", "config", "router", "addrs", "closed", "connections", "stats", "backend",
-           "stop", "close", "agent"}  # fmt: skip
+ALLOWED = {"node_id", "config", "router", "addrs", "closed", "connections", "kept", "stats",
+           "backend", "stop", "close", "agent"}  # fmt: skip
 ARGUMENTS: dict[str, tuple[object, ...]] = {
     "listen": (ANY,),
     "connect": ("2@/ip4/127.0.0.1/tcp/1",),
+    "forget": ("2@/ip4/127.0.0.1/tcp/1",),
     "poll": (0,),
     "run": (),
     "post": (nothing, None),
@@ -648,6 +649,10 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "call": (RouteRule.node(2), ADDER, b"1"),
     "wait_connected": (2, 0),
     "wait_route": (RouteRule.node(2),),
+    "routes": (),
+    "nodes": (),
+    "services": (),
+    "services_at": (2,),
 }
 MESSAGE = b"x"
 AGENT_ARGUMENTS: dict[str, tuple[object, ...]] = {
@@ -655,16 +660,20 @@ AGENT_ARGUMENTS: dict[str, tuple[object, ...]] = {
     "send_to_node": (2, MESSAGE),
     "send_to_key": (2, MESSAGE),
     "send_to_service": (SINK, MESSAGE),
+    "broadcast": (MESSAGE,),
     "send_local": (MESSAGE,),
     "send_to_conn": (1, MESSAGE),
     "call": (RouteRule.node(2), ADDER, MESSAGE, print),
     "call_later": (0, print),
     "connect_to": ("2@/ip4/127.0.0.1/tcp/1",),
+    "forget": ("2@/ip4/127.0.0.1/tcp/1",),
     "close_conn": (1,),
     "close_node": (2,),
     "send_to_handler": (HandlerRoute.node(2), None),
     "send_routed": (RouteRule.node(2), MESSAGE),
     "send_behavior": (None,),
+    "register_service": (),
+    "unregister_service": (),
     "close": (),
 }
 #: What agents and links tell about themselves.

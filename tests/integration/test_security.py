@@ -509,7 +509,7 @@ def test_unknown_extension_frames_are_ignored_and_counted(nodes: Nodes) -> None:
     one = nodes.add(1)
     one.listen(ANY)
     peer = RawPeer(nodes, one)
-    peer.send(frame(0x80, b"what") + frame(0xFF, bytes(1_000)) + frame(0x02, bytes(3)))
+    peer.send(frame(0x80, b"what") + frame(0xFF, bytes(1_000)) + frame(0x81, bytes(3)))
     nodes.until(lambda: one.stats().frames_ignored == 3)
     peer.send(frame(0x00, b"\x00\x40\x0c\x0c" + bytes(4) + b"still here"))
     nodes.until(lambda: nodes.sinks[one].messages)

@@ -26,6 +26,7 @@ HEAVY_COMPILED = ("contextlib", "enum", "selectors", "socket", "weakref")
 OF_A_NODE = ("ipaddress", "random", "re", "threading")
 #: Names whose modules are imported by whoever names them first.
 LATE = ("MemoryNetwork", "MemoryTransport", "TcpTransport", "UnixTransport")
+VIEWS = ("KnownNode", "KnownService", "Route", "RouteCandidate")
 
 
 def run_fresh(code: str, pure: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -86,8 +87,13 @@ with netcore.Node(1, [Service()]) as node:
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-@pytest.mark.parametrize("name", LATE)
-@pytest.mark.parametrize("package", ["netcore", "netcore.transport"])
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        *(("netcore", name) for name in (*LATE, *VIEWS)),
+        *(("netcore.transport", name) for name in LATE),
+    ],
+)
 def test_late_name_is_there_when_it_is_named(package: str, name: str) -> None:
     code = f"""
 import {package} as package

@@ -15,7 +15,7 @@ from netcore._backend import kernels
 from netcore.agent import ConnectionSender
 from netcore.route import Metric, RouteRule
 from netcore.routing import FIRST_SERVICE, LayeredRouter, RouterSync
-from netcore.services.router_sync import RouterSyncService, is_other_latency
+from netcore.services.router_sync import RouterSyncService
 from netcore.services.sync_wire import (
     Delta,
     Digest,
@@ -116,26 +116,6 @@ def test_new_link_to_the_same_node_starts_over() -> None:
 
 
 # -- the latency of a link ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("used_ms", "rtt_ms", "expected"),
-    [
-        (0, 2.0, False),
-        (0, 2.1, True),
-        (4, 6.0, False),
-        (4, 6.1, True),
-        (4, 1.9, True),
-        (100, 125.0, False),
-        (100, 125.1, True),
-        (100, 75.0, False),
-        (100, 74.9, True),
-    ],
-)
-def test_latency_changes_for_more_than_a_quarter_and_two_ms(
-    used_ms: int, rtt_ms: float, expected: bool
-) -> None:
-    assert is_other_latency(used_ms, rtt_ms) is expected
 
 
 def test_measured_rtt_becomes_the_metric_only_when_it_differs_enough() -> None:

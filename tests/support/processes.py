@@ -23,11 +23,9 @@ import netcore
 from netcore import (
     BehaviorAgent,
     CallAnswer,
-    ConnectionSender,
     Message,
     NetworkBehavior,
     Node,
-    OutgoingConnectionError,
     RouteRule,
     RpcAnswer,
     RpcRequest,
@@ -40,7 +38,6 @@ REPO = Path(netcore.__file__).resolve().parents[1]
 ECHO = 10
 PROBE = 11
 ADDER = 20
-RETRY_MS = 20
 
 
 # -- the parent's side ---------------------------------------------------------------------------
@@ -199,34 +196,15 @@ class Adder(NetworkBehavior):
 
 
 class Probe(NetworkBehavior):
-    """Keeps what comes back, and links that it was told to keep."""
+    """Keeps what comes back."""
 
     service_id = PROBE
 
     def __init__(self) -> None:
         self.back: list[bytes] = []
-        self.kept: dict[int, str] = {}
 
     def on_message(self, agent: BehaviorAgent, message: Message) -> None:
         self.back.append(message.payload)
-
-    def keep(self, agent: BehaviorAgent, addr: str) -> None:
-        self.kept[agent.connect_to(addr)] = addr
-
-    def _again(self, agent: BehaviorAgent, conn_id: int) -> None:
-        addr = self.kept.pop(conn_id, None)
-        if addr is not None:
-            agent.call_later(RETRY_MS, lambda: self.keep(agent, addr))
-
-    def on_outgoing_connection_disconnected(
-        self, agent: BehaviorAgent, conn: ConnectionSender
-    ) -> None:
-        self._again(agent, conn.conn_id)
-
-    def on_outgoing_connection_error(
-        self, agent: BehaviorAgent, node_id: int | None, conn_id: int, err: OutgoingConnectionError
-    ) -> None:
-        self._again(agent, conn_id)
 
 
 class Worker:
@@ -250,7 +228,7 @@ class Worker:
 
     def do_keep(self, addr: str) -> None:
         """Dial, and dial again whenever that link ends."""
-        self.probe.keep(self.agent, addr)
+        self.agent.connect_to(addr, keep=True)
 
     def do_links(self) -> list[int]:
         return sorted(c.remote_node_id for c in self.node.connections if not c.closing)

@@ -110,6 +110,11 @@ class Cluster:
             self.join(one, other)
         self.advance(500)
 
+    def set_latency(self, one: Node, other: Node, latency_ms: int) -> None:
+        """Set how long it takes from one node to the other, one way; not over unix sockets."""
+        a, b = (str(node.addrs[0].endpoints[0]).rpartition("/")[2] for node in (one, other))
+        self.network.set_latency(a, b, latency_ms)
+
     # -- time --------------------------------------------------------------------------------------
 
     def awake(self) -> list[Node]:

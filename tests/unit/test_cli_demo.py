@@ -11,6 +11,7 @@ from netcore.cli.demo_accounting import Kill, NodeCount, Verdict, account
 from netcore.cli.demo_ledger import Ledger
 from netcore.cli.demo_records import (
     Event,
+    Explained,
     Linked,
     Listening,
     Received,
@@ -161,7 +162,15 @@ REPORT = Report(
 
 
 @pytest.mark.parametrize(
-    "event", [Listening("1@/memory/a", "/somewhere"), Linked(2, True, 5), REPORT], ids=str
+    "event",
+    [
+        Listening("1@/memory/a", "/somewhere"),
+        Linked(2, True, 5),
+        Explained(3, ("node 3: over node 2, score 12", "  over 2: 2 ms, score 12: best")),
+        Explained(3, ()),
+        REPORT,
+    ],
+    ids=str,
 )
 def test_event_survives_its_line(event: Event) -> None:
     line = encode_event(event)

@@ -620,12 +620,37 @@ def test_frames_on_a_dead_link_change_nothing() -> None:
     assert bench.poll() == []
 
 
-def test_dead_waits_for_what_makes_suspect() -> None:
-    bench = Bench(dead_ms=500)
+@pytest.mark.parametrize("interval_ms", [1_000, 10_000, 60_000, 65_535])
+def test_announced_interval_does_not_delay_the_death_notice(interval_ms: int) -> None:
+    bench = Bench()
     bench.settle()
-    bench.ping(interval_ms=1_000)
-    bench.run(5_000)
-    assert bench.events() == [(3_000, Dead(LINK))]
+    bench.ping(interval_ms=interval_ms)
+    bench.run(60_000)
+    assert bench.events()[-1] == (10_000, Dead(LINK))
+
+
+def test_slow_round_trips_do_not_delay_the_death_notice() -> None:
+    bench = Bench(links=0)
+    bench.live.add(LINK, bench.now_ms, handshake_rtt_ms=5_000.0)
+    bench.received[LINK] = bench.sent[LINK] = bench.now_ms
+    bench.run(60_000)
+    assert bench.events() == [(10_000, Dead(LINK))]
+
+
+def test_interval_above_a_third_of_dead_ms_makes_every_ping_ask() -> None:
+    bench = Bench()
+    bench.settle()
+    bench.hears.add(LINK)
+    bench.ping(interval_ms=60_000)
+    bench.run(30_000)
+    pings = bench.pings()[2:]
+    assert len(pings) >= 8
+    assert all(token for _, token, _, _ in pings)
+
+
+def test_own_interval_is_at_most_a_third_of_dead_ms() -> None:
+    bench = Bench(dead_ms=900, ping_interval_ms=2_000)
+    assert bench.live.interval_ms == 300
 
 
 def test_links_fall_silent_one_by_one() -> None:
@@ -908,8 +933,14 @@ class World:
     """Two ends of one link, an ordered network with latency between them, one manual clock."""
 
     def __init__(
-        self, latency_us: int = 500, seed: int = 1, hub: int = 0, a: dict[str, int] | None = None
+        self,
+        latency_us: int = 500,
+        seed: int = 1,
+        hub: int = 0,
+        a: dict[str, int] | None = None,
+        busy: bool = False,
     ) -> None:
+        self.busy = busy  # data flows all the time, in both directions
         self.now_us = 0
         self.latency_us = latency_us
         self.jitter_us = 0
@@ -986,7 +1017,7 @@ class World:
     def _activity(self, end: End) -> Callable[[int], tuple[int, int]]:
         def activity(key: int) -> tuple[int, int]:
             if key == 1:
-                return end.received_ms, end.sent_ms
+                return (self.now_ms, self.now_ms) if self.busy else (end.received_ms, end.sent_ms)
             return self.now_ms, end.others[key]
 
         return activity
@@ -1015,6 +1046,17 @@ def test_two_idle_ends_stay_alive_and_agree_on_the_round_trip(latency_us: int) -
         assert 290 <= end.pings <= 410
 
 
+@pytest.mark.parametrize("sends", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_link_that_turns_slow_is_known_to_be_within_two_seconds(seed: int, sends: bool) -> None:
+    world = World(latency_us=2_500, seed=seed, busy=sends)
+    world.run(10_000 + 137 * seed)
+    world.latency_us = 40_000
+    world.run(2_000)
+    for end in (world.a, world.b):
+        assert end.live.srtt_ms(1) == pytest.approx(80, rel=0.1)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_two_idle_ends_with_a_jittery_network_stay_alive(seed: int) -> None:
     world = World(latency_us=1_000, seed=seed)
@@ -1028,6 +1070,17 @@ def test_two_ends_with_different_intervals_stay_alive() -> None:
     world.run(60_000)
     assert world.a.log == world.b.log == []
     assert world.b.pings <= 60
+
+
+def test_neighbour_with_an_interval_beyond_dead_ms_stays_alive() -> None:
+    world = World(
+        a={"ping_interval_ms": 60_000, "max_ping_interval_ms": 60_000, "dead_ms": 300_000}
+    )
+    world.run(120_000)
+    assert world.a.log == world.b.log == []
+    world.cut.add("a")
+    world.run(11_000)
+    assert world.b.names()[-1] == "Dead"
 
 
 @pytest.mark.parametrize("hub", [500, 3_000])

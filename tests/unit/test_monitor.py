@@ -10,7 +10,8 @@ import pytest
 
 from netcore import ConnectionStats, Node
 from netcore._backend import BackendName
-from netcore.transport.memory import ChannelTarget, MemoryChannel
+from netcore.transport.base import ChannelTarget
+from netcore.transport.memory import MemoryChannel
 from support.virtual import Cluster, Spy, cluster_of, until_refused
 
 

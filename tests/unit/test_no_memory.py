@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from netcore import _backend, wire
-from support.sinks import CONN_B, NODE_B, Rig, direct, read_all, to_node
+from support.sinks import CONN_B, NODE_B, Rig, direct, frame, read_all, to_node
 
 testcapi = pytest.importorskip("_testcapi")
 
@@ -72,6 +72,31 @@ def test_relayed_run_that_cannot_be_queued_is_counted_and_cuts_no_frame(
             assert lost
         else:
             assert rest == b""
+
+
+@pytest.mark.parametrize("size", [0, 300, 20_000])
+@pytest.mark.parametrize("at", range(8))
+def test_broadcast_that_cannot_be_copied_is_counted_and_not_heard_twice(
+    kernels: ModuleType, size: int, at: int
+) -> None:
+    with Rig(kernels) as rig:
+        kernels.BroadcastDesk(1, 16).bind(rig.switch)
+        source, _ = rig.channel()
+        _, out = rig.channel(CONN_B, NODE_B)
+        rig.switch.set_behavior(2, rig.sink.on_message)
+        head = bytes.fromhex("30400102 00000000 0c000001 00000000 0000000000000007 00000000")
+        first, after = (frame(2, head[:-1] + bytes([n]) + bytes(size)) for n in (0, 1))
+        source.receive_data(direct())  # the buffers are there
+        rig.sink.events.clear()
+        without_memory(at, source.receive_data, first)
+        source.receive_data(first)
+        source.receive_data(after)
+        rig.turn(3)
+        counts = rig.counts()
+        copies = len(whole_frames(bytes(out.taken))[0])
+        assert counts["broadcast_copies"] == copies + counts.get("broadcast_copies_dropped", 0)
+        assert len(rig.sink.payloads()) in (1, 2)
+        assert copies in (1, 2)
 
 
 @pytest.mark.parametrize("size", [10, 5_000, 40_000, 300_000])

@@ -47,7 +47,7 @@ def test_closest_hashes_names(name: str | bytes) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: RouteRule(4),
+        lambda: RouteRule(5),
         lambda: RouteRule(-1),
         lambda: RouteRule(1, -1),
         lambda: RouteRule(1, 1 << 32),

@@ -20,8 +20,9 @@ SEEDS = 50
 OPERATIONS = 2_000  # per seed
 MAX_FRAME = 1 << 17
 KEY = bytes(range(32))
+EPOCH = 0xFEDC_BA98_7654_3210
 
-NODES = (0x0A000001, 0x0B000001, 0x0C000001, 0x0C000002, 0x0D020304)
+NODES = (0x0A000001, NODE ^ 8, 0x0B000001, 0x0C000001, 0x0C000002, 0x0D020304)
 SERVICES = (2, 3, 7, 239, 240, 255)
 SIZES = (
     0, 1, 7, 44, 44, 44, 200, 1000, 4076, 4092, 4096, 16367, 16383, 16384, 16385,
@@ -64,6 +65,7 @@ class Twin:
     def __init__(self, kernels: ModuleType, *, injected: bool) -> None:
         self.router = Router() if injected else None
         self.rig = Rig(kernels, self.router, **LIMITS)
+        kernels.BroadcastDesk(EPOCH, 16).bind(self.rig.switch)
         self.channels: dict[int, Channel] = {}
         self.ports: dict[int, Any] = {}
         self.conns: dict[int, Any] = {}  # also those that have ended
@@ -292,10 +294,36 @@ class Script:
             return frame(rnd.choice((0x10, 0x11)), rnd.randbytes(rnd.choice((0, 8, 11))))
         if choice > 0.92:
             body = rnd.randbytes(rnd.choice((0, 9, 70_000)))
-            return frame(rnd.choice((0x02, 0x80, 0xFF)), body[:limit])
+            return frame(rnd.choice((0x80, 0xFF)), body[:limit])
+        if choice > 0.87:
+            return self.broadcast(limit)
         kind = wire.KIND_CALL if rnd.random() < 0.1 else wire.KIND_MESSAGE
         one = frame(kind, (self.header() + self.payload())[:limit])
         return one * rnd.choice((1, 1, 1, 3, 20)) if len(one) < 1_000 else one
+
+    def broadcast(self, limit: int) -> bytes:
+        """Return a broadcast, several in a row, or the same one twice."""
+        rnd = self.rnd
+        origin = rnd.choice((NODE ^ 1, NODE ^ 2, NODE ^ 0x300, NODE ^ 0x40000, NODE, *NODES))
+        level = rnd.randrange(4) if origin ^ NODE < 4 else 0
+        ttl = rnd.choice((0, 1, 2, 64, 64))
+        head = bytes([0x30 | rnd.randrange(4), ttl, rnd.choice((1, 240)), rnd.choice(SERVICES)])
+        head += bytes(4) + origin.to_bytes(4, "big") + bytes([level, 0, 0, 0])
+        head += rnd.choice((1, 2)).to_bytes(8, "big")
+        first = rnd.choice((0xFFFF_FFF0, 0, 10, 3_000)) + rnd.randrange(30)
+        found = b""
+        for sequence in range(first, first + rnd.choice((1, 1, 5))):
+            word = (sequence & wire.MAX_U32).to_bytes(4, "big")
+            found += frame(wire.KIND_BROADCAST, (head + word + self.payload())[:limit])
+        return found
+
+    def bad_broadcast(self) -> bytes:
+        rnd = self.rnd
+        flags = rnd.choice((0x30, 0x30, 0x30, 0x10, 0x28, 0x34, 0x70))
+        origin = rnd.choice((NODE ^ 1, 0x0A000001, wire.NO_NODE)).to_bytes(4, "big")
+        argument = bytes([rnd.choice((0, 1, 3, 4)), 0, 0, rnd.choice((0, 0, 1))])
+        body = bytes([flags, 64, 1, 2, 0, 0, 0, 0]) + origin + argument + bytes(12)
+        return frame(wire.KIND_BROADCAST, body[: rnd.choice((7, 15, 16, 27, 28, 28, 28))])
 
     def bad_frame(self) -> bytes:
         rnd = self.rnd
@@ -307,6 +335,8 @@ class Script:
             frame(0, b"\x38" + bytes(10)),
             (MAX_FRAME + 1).to_bytes(4, "big"),
             rnd.randbytes(30),
+            self.bad_broadcast(),
+            self.bad_broadcast(),
         ))  # fmt: skip
 
     def header(self) -> bytes:
@@ -343,11 +373,12 @@ class Script:
         rnd = self.rnd
         method = rnd.choice((
             "send", "send_to_node", "send_to_node", "send_to_key", "send_to_service", "send_local",
-            "send_to_conn", "send_on_link",
+            "send_to_conn", "send_on_link", "broadcast",
         ))  # fmt: skip
         args: tuple[Any, ...] = (self.sendable(),)
         if method == "send":
-            kinds = (RouteRule.direct(), RouteRule.service(9), RouteRule.closest("name"))
+            kinds = (RouteRule.direct(), RouteRule.service(9), RouteRule.closest("name"),
+                     RouteRule.services(rnd.randrange(4)))  # fmt: skip
             args = (rnd.choice((RouteRule.node(rnd.choice(NODES)), *kinds)), *args)
         elif method == "send_to_node":
             args = (self.spoilt(self.node() & ~1), *args)
@@ -359,6 +390,8 @@ class Script:
             args = (rnd.choice((self.link(), 1, "x", None, self.link())), *args)
         port = (self.link() if rnd.random() < 0.5 else None) or rnd.choice(SERVICES)
         options = self.options(to_service=method != "send_to_service")
+        if method == "broadcast":
+            options["level"] = self.spoilt(rnd.choice((0, 0, 3)))
         return "port", (port, method, *args), options
 
     def sendable(self) -> object:
@@ -401,7 +434,7 @@ class Script:
     def originate(self) -> Operation:
         rnd = self.rnd
         args = (
-            "originate", rnd.choice((0, 1)), self.spoilt(rnd.randrange(4)),
+            "originate", rnd.choice((0, 1)), self.spoilt(rnd.randrange(5)),
             self.spoilt(self.node()), self.sendable(), self.spoilt(2),
             self.spoilt(rnd.choice(SERVICES)),
         )  # fmt: skip
