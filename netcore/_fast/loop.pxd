@@ -89,6 +89,7 @@ cdef class Loop:
     cdef int _sleep(self, int timeout_ms) noexcept nogil
     cdef list _wait(self, long long timeout_ms)
     cdef bint _arm(self) noexcept
+    cdef bint _open_timer(self) noexcept
     cdef int _wait_epoll(self, int timeout_ms) except -1
     cdef list _select(self, long long timeout_ms)
     cdef list _wait_selector(self, long long timeout_ms)

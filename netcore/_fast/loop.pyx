@@ -453,6 +453,7 @@ cdef class Loop:
         self._check_open()
         if self._in_turn:
             raise RuntimeError("run was called from inside a turn of the same loop")
+        self._open_timer()  # now, and not at some wait: descriptors are counted
         try:
             while not self._leaving and not self._closed:
                 self._run_turn(-1)
@@ -515,28 +516,34 @@ cdef class Loop:
         turn; here it is done once, and again when another timer is the first.
         """
         cdef itimerspec when
-        cdef epoll_event event
-        cdef long long when_ms
-        if self._selector is not None or self._clock is not None:
-            return False
-        when_ms = self._timers.first()._when_ms
+        cdef long long when_ms = self._timers.first()._when_ms
         if 0 <= self._armed_ms <= when_ms:
             return True
-        if self._timer_fd < 0:
-            self._timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
-            event.events = EPOLLIN
-            event.data.u64 = TIMER
-            if epoll_ctl(self._epoll, EPOLL_CTL_ADD, self._timer_fd, &event) < 0:
-                if self._timer_fd >= 0:
-                    close(self._timer_fd)
-                self._timer_fd = -1
-                return False  # too many open files, say
+        if not self._open_timer():
+            return False
         memset(&when, 0, sizeof(when))
         when.it_value.tv_sec = when_ms // 1000
         when.it_value.tv_nsec = when_ms % 1000 * 1000000
         if timerfd_settime(self._timer_fd, TFD_TIMER_ABSTIME, &when, NULL) < 0:
             return False
         self._armed_ms = when_ms
+        return True
+
+    cdef bint _open_timer(self) noexcept:
+        """Have a timer descriptor; False without one, for want of descriptors, say."""
+        cdef epoll_event event
+        if self._timer_fd >= 0:
+            return True
+        if self._selector is not None or self._clock is not None:
+            return False
+        self._timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+        event.events = EPOLLIN
+        event.data.u64 = TIMER
+        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, self._timer_fd, &event) < 0:
+            if self._timer_fd >= 0:
+                close(self._timer_fd)
+            self._timer_fd = -1
+            return False
         return True
 
     cdef int _wait_epoll(self, int timeout_ms) except -1:
