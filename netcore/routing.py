@@ -531,7 +531,7 @@ class LayeredRouter(RouterTable):
                 "hops": list(path.metric.hops),
                 "bandwidth_kbps": path.metric.bandwidth_kbps,
                 "score": path.metric.score,
-                "role": "best" if path is best else "alternate" if path is other else "spare",
+                "role": "best" if path == best else "alternate" if path == other else "spare",
             }
             for *_, path in sorted(self._candidates.get(place, {}).values())
         ]
