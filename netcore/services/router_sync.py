@@ -49,7 +49,7 @@ from .sync_wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from random import Random
 
     from .._backend import kernels
@@ -362,7 +362,9 @@ class _LinkSync(ConnectionHandler):
     def _ask(self) -> None:
         now_ms = self._agent.now_ms
         if self._asked_ms is not None and now_ms - self._asked_ms < ASK_MS:
-            return  # the timer asks again if nothing comes
+            # The next digest is too far off when the answer was forgotten: by a second suspicion.
+            self._set_timer(self._asked_ms + ASK_MS - now_ms, self._ask_again)
+            return
         if self._send([encode_request()]):
             self._asked_ms = now_ms
             self._service.count("requests_sent")
@@ -370,7 +372,17 @@ class _LinkSync(ConnectionHandler):
     def _arm(self) -> None:
         quarter_ms = DIGEST_MS // 4
         delay_ms = DIGEST_MS + self._service.rng.randint(-quarter_ms, quarter_ms)
-        self._timer = self._agent.call_later(delay_ms, self._on_timer)
+        self._set_timer(delay_ms, self._on_timer)
+
+    def _set_timer(self, delay_ms: int, fn: Callable[[], object]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._agent.call_later(delay_ms, fn)
+
+    def _ask_again(self) -> None:
+        self._arm()
+        if not self._is_suspect and not self._inbox.is_synced:
+            self._ask()
 
     def _on_timer(self) -> None:
         self._arm()

@@ -13,7 +13,7 @@ from .trace import Trace
 
 if TYPE_CHECKING:
     from .links import Link
-    from .streams import Machine
+    from .streams import End, Machine
 
 __all__ = ["Fabric"]
 
@@ -33,6 +33,7 @@ class Fabric(NodeWatcher):
         nodes: By id.
         links: By both ids, the smaller one first.
         is_closing: Nodes are closed one after the other: that sends fail says nothing any more.
+        tap: Called with the bytes that leave an end of a stream; for campaigns.
         hook_errors: The first ones.
         hook_errors_count: How many there were.
     """
@@ -45,6 +46,7 @@ class Fabric(NodeWatcher):
         self.nodes: dict[int, SimNode] = {}
         self.links: dict[tuple[int, int], Link] = {}
         self.is_closing = False
+        self.tap: Callable[[End, bytes], object] | None = None
         self.hook_errors: list[HookError] = []
         self.hook_errors_count = 0
         self._names: dict[str, SimNode] = {}

@@ -51,6 +51,10 @@ class World(Protocol):
     def window_bytes(self) -> int:
         """Room of one direction of a stream."""
 
+    @property
+    def tap(self) -> Callable[[End, bytes], object] | None:
+        """Called with the bytes that leave an end, when somebody wants to see them."""
+
     def path(self, a: int, b: int) -> Path:
         """Return the way from one node to another."""
 
@@ -231,6 +235,8 @@ class End:
         if data:
             digest = xxh3_64_intdigest(data)
             self._world.trace.add((now_ms, "bytes", machine, peer, len(data), digest))
+            if self._world.tap is not None:
+                self._world.tap(self, data)
             self._send(data, now_ms)
         if ends:
             self._world.trace.add((now_ms, "end", machine, peer))

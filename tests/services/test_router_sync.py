@@ -526,6 +526,19 @@ def test_link_back_alive_starts_over_in_both_directions() -> None:
     assert member.router.next(D) == (0x200, B)
 
 
+def test_link_suspect_twice_in_a_second_asks_again_when_that_is_over() -> None:
+    member, end = opened()
+    for _ in range(2):
+        end.measure(2, suspect=True)
+        end.measure(2)
+    member.clock.advance(100)
+    assert [m for m in decoded(end.agent.take()) if m == Request()] == [Request()]
+    member.clock.advance(900)  # the answer to the first came too early, and the digest is far off
+    assert decoded(end.agent.take()) == [Request()]
+    end.receive(encode_full(5, {D: entry(D)})[0])
+    assert member.router.next(D) == (0x200, B)
+
+
 # -- starting and stopping ------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import FrozenInstanceError
 from random import Random
 from types import ModuleType
+from typing import Any, cast
 
 import pytest
 
@@ -573,6 +574,15 @@ def test_dump_is_plain_data_with_every_candidate() -> None:
         (TO_C, 2),
         (TO_B2, 0),
     ]
+
+
+def test_dump_of_a_link_that_is_set_again_still_names_the_best() -> None:
+    router = router_a()
+    router.set_direct(TO_B, B, Metric(3, (B,)))
+    router.set_direct(TO_B, B, Metric(3, (B,)))
+    slots = cast(Any, router.dump()["slots"])
+    roles = {c["conn_id"]: c["role"] for slot in slots for c in slot["candidates"]}
+    assert roles[TO_B] == "best"
 
 
 # -- any order of events --------------------------------------------------------------------------

@@ -579,3 +579,10 @@ def test_stream_after_its_end_does_nothing(
     assert stream.detach().channel is None
     settle(world)
     assert b"lost" not in heard.heard
+
+
+def test_write_into_a_stream_that_broke_leaves_the_news_to_its_end(world: World) -> None:
+    near, _, _, _ = channels(world)
+    stream = MemoryStream(near, MEMORY_A)
+    near.shutdown()
+    stream.write(b"a proof")  # raises nothing: on_eof says it
