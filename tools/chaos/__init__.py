@@ -1,0 +1,1 @@
+"""What a node must survive, at full size: floods, deaf readers, broken machines, long runs."""
