@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def load(name: str) -> Scenario:
     """Return the module of a scenario; the others are not imported."""
-    module: Scenario = importlib.import_module(f"{__package__}.{SCENARIOS[name]}")  # type: ignore[assignment]
+    module: Scenario = importlib.import_module(f"{__package__}.{SCENARIOS[name]}")
     return module
 
 

@@ -37,7 +37,7 @@ class Table:
         """Print all rows, those that do not hold so marked."""
         if not self._rows:
             return
-        widths = [max(len(row[column]) for row in self._rows) for column in range(3)]
+        widths = [max(len(str(row[column])) for row in self._rows) for column in range(3)]
         screen.say(self._title, "bold")
         for what, figure, limit, holds in self._rows:
             line = f"  {what:{widths[0]}}  {figure:>{widths[1]}}  {limit:{widths[2]}}"
