@@ -71,7 +71,8 @@ class NodeConfig:
             "error" raises ``SendQueueFullError``, "drop_newest" drops the message, "drop_oldest"
             those that have waited longest and not begun to leave, "close" closes the link.
         max_queued_bytes: What waits on all links together; beyond it the link for which the most
-            waits is closed, then the next. 0: no such bound.
+            waits is closed, then the next. 0: no such bound. At least ``write_high_bytes`` and a
+            frame count, so that one link meets its own bound first.
         control_queue_bytes: Control frames waiting on a link; more closes it.
         local_queue_bytes: Messages of this node to itself, waiting.
         max_commands: What hooks may ask for (dial, close, events) before it is done.
@@ -142,12 +143,13 @@ class NodeConfig:
                 f"send_queue_policy is one of {', '.join(SEND_QUEUE_POLICIES)}, "
                 f"not {self.send_queue_policy!r}"
             )
-        if 0 < self.max_queued_bytes < self.write_high_bytes:
-            raise LocalError(
-                f"max_queued_bytes ({self.max_queued_bytes}) must be 0 or at least "
-                f"write_high_bytes ({self.write_high_bytes})"
-            )
         object.__setattr__(self, "secret", _check_secret(self.secret))
+
+    @property
+    def total_queue_bytes(self) -> int:
+        """``max_queued_bytes``, as it counts."""
+        least = self.write_high_bytes + self.max_frame_bytes
+        return max(self.max_queued_bytes, least) if self.max_queued_bytes else 0
 
     @property
     def secrets(self) -> tuple[bytes, ...]:

@@ -67,7 +67,7 @@ def make_switch(
         local_queue_bytes=config.local_queue_bytes,
         close_timeout_ms=config.close_timeout_ms,
         send_queue_policy=config.send_queue_policy,
-        max_queued_bytes=config.max_queued_bytes,
+        max_queued_bytes=config.total_queue_bytes,
     )
 
 

@@ -8,7 +8,11 @@ from typing import Final, Protocol
 from netcore.cli.screen import Screen
 
 #: name -> module of this package; each has ``add_options`` and ``run``.
-SCENARIOS: Final[dict[str, str]] = {}
+SCENARIOS: Final[dict[str, str]] = {
+    "reader": "reader",
+    "readers": "readers",
+    "soak": "soak",
+}
 
 
 class Table:
