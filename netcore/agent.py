@@ -97,7 +97,7 @@ class _Agent:
 
     @property
     def now_ms(self) -> int:
-        """The node's time: monotonic milliseconds, as of the running turn; between two, as of now."""
+        """The node's time: monotonic milliseconds, of the running turn; between turns, of now."""
         return self._host.now_ms
 
     def send_to_node(
