@@ -45,7 +45,7 @@ class AgentHost(Protocol):
 
     @property
     def now_ms(self) -> int:
-        """The loop's time."""
+        """The time: of the running turn, else of this moment."""
 
     def push(self, command: Command) -> None:
         """Queue a command."""
@@ -97,7 +97,7 @@ class _Agent:
 
     @property
     def now_ms(self) -> int:
-        """The node's time: monotonic milliseconds, as of the running turn of the loop."""
+        """The node's time: monotonic milliseconds, of the running turn; between turns, of now."""
         return self._host.now_ms
 
     def send_to_node(

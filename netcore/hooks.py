@@ -97,8 +97,8 @@ class HookRunner:
 
     def raise_interrupt(self) -> None:
         """Raise the interrupt that was kept, if there is one; between two turns."""
-        exc, self._interrupt = self._interrupt, None
-        if exc is not None:
+        if self._interrupt is not None:
+            exc, self._interrupt = self._interrupt, None
             raise exc
 
     def on_error(self, hook: object, exc: Exception) -> None:

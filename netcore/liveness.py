@@ -25,12 +25,11 @@ Facts first:
 from __future__ import annotations
 
 import heapq
-import math
 import struct
 from collections.abc import Callable
 
 from . import wire
-from ._typing import TYPE_CHECKING, Final, final
+from ._typing import TYPE_CHECKING, Final, NamedTuple, final
 from .config import NodeConfig
 from .pingpong import encode_ping
 from .roundtrips import RoundTrips
@@ -55,11 +54,9 @@ __all__ = [
 Activity = Callable[[int], tuple[int, int]]
 
 SUSPECT_INTERVALS: Final = 3  # two PINGs may be late before the third is missed
-SUSPECT_RTTS: Final = 4
-UNKNOWN_RTT_LIMIT_MS: Final = 1_000  # RFC 6298 section 2.1: the RTO before the first measurement
 MAX_TOKENS: Final = 4  # unanswered ones per link
 EARLY_SHARE: Final = 0.25  # of an interval, by which a PING may be early
-SHARED_TURNS: Final = 64  # per interval: PINGs of many links go out together, in so many turns
+_EARLY_OF_BITS: Final = EARLY_SHARE / (1 << 64)
 LATE_SHARE: Final = 4  # lateness up to a 4th of the ping interval is not excused
 _BLOCK: Final = struct.Struct("!64Q")
 #: A heap with this many more items than twice the links is rebuilt (cheap, and rare).
@@ -74,8 +71,7 @@ _NEVER_MS: Final = -(1 << 62)  # before any time a clock may show
 # -- what poll() asks for ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SendPing:
+class SendPing(NamedTuple):  # made for every PING: a tuple costs a fifth of a dataclass
     """Send a PING with this body."""
 
     key: int
@@ -117,52 +113,6 @@ class Probe:
 
     number: int
     payload: bytes
-
-
-# -- the numbers of one link ---------------------------------------------------------------------
-
-
-def _base_limit_ms(link: kernels.Vitals, interval_ms: int) -> int:
-    """Return how long a link may be silent when it uses this interval."""
-    srtt_ms = link.srtt_ms
-    by_rtt = UNKNOWN_RTT_LIMIT_MS if srtt_ms is None else math.ceil(SUSPECT_RTTS * srtt_ms)
-    by_interval = SUSPECT_INTERVALS * interval_ms
-    return by_rtt if by_rtt > by_interval else by_interval
-
-
-def _limit_ms(link: kernels.Vitals, now_ms: int) -> int:
-    """Return how long a link may be silent now."""
-    interval_ms = link.interval_ms
-    if now_ms < link.granted_until_ms:
-        interval_ms = max(interval_ms, link.granted_ms)
-    return _base_limit_ms(link, interval_ms)
-
-
-def _update_interval(link: kernels.Vitals, now_ms: int) -> bool:
-    """Take the larger of both announced intervals; return whether it shrank."""
-    before, after = link.interval_ms, max(link.announced_ms, link.peer_ms)
-    link.interval_ms = after
-    if after >= before:
-        return False
-    if now_ms < link.granted_until_ms:
-        before = max(before, link.granted_ms)
-    link.granted_ms = before
-    link.granted_until_ms = now_ms + _base_limit_ms(link, after)
-    return True
-
-
-def _ping_due_ms(link: kernels.Vitals, sent_ms: int, rtt_interval_ms: int) -> int:
-    """Return when a PING is owed: for the silence, or for the measurement."""
-    # What we sent last may be a PING that still waits in a full queue.
-    pinged_ms, interval_ms = link.pinged_ms, link.interval_ms
-    due_ms = sent_ms if sent_ms > pinged_ms else pinged_ms
-    due_ms += interval_ms - int(interval_ms * link.early)
-    due_ms -= due_ms % (interval_ms // SHARED_TURNS or 1)
-    if link.unheard:
-        return due_ms
-    # An idle link has sent a token with an ordinary PING by then; this is for busy ones.
-    token_due_ms = link.token_ms + rtt_interval_ms + interval_ms
-    return token_due_ms if token_due_ms < due_ms else due_ms
 
 
 @final
@@ -261,7 +211,7 @@ class Liveness:
             return None
         flagged = bool(flags & wire.PING_FLAG_SUSPECT)
         link.peer_ms = min(interval_ms, self._longest_ms)
-        shrank = _update_interval(link, now_ms)
+        shrank = link.update_interval(now_ms)
         if shrank or link.unheard or flagged != link.flagged:
             link.flagged = flagged
             self._hurry(link, now_ms)
@@ -363,41 +313,33 @@ class Liveness:
         actions: list[Action],
     ) -> None:
         received_ms, sent_ms = activity
-        silence_ms = self._silence_ms(link, received_ms, now_ms)
-        limit_ms = min(_limit_ms(link, now_ms), self._dead_ms)
-        if silence_ms >= self._dead_ms:
+        dead_ms = self._dead_ms
+        silence_ms = link.silence_ms(received_ms, now_ms, self._excused_ms)
+        if silence_ms >= dead_ms:
             actions.append(Dead(link.key))
             return  # not scheduled again: it was told
-        turned = link.unheard != (silence_ms >= limit_ms)
+        limit_ms = link.limit_ms(now_ms)
+        is_unheard = silence_ms >= limit_ms
+        turned = link.unheard != is_unheard
         if turned:
-            link.unheard = not link.unheard
+            link.unheard = is_unheard
             link.fit_from_us = now_us
-        self._judge(link, actions)
-        ping_due_ms = _ping_due_ms(link, sent_ms, self._rtt_interval_ms)
-        if turned or ping_due_ms <= now_ms:
+        if link.suspect != (is_unheard or link.flagged):
+            self._judge(link, actions)
+        due_ms = link.ping_due_ms(sent_ms, self._rtt_interval_ms)
+        if turned or due_ms <= now_ms:
             actions.append(self._ping(link, now_ms, now_us))
-            ping_due_ms = _ping_due_ms(link, sent_ms, self._rtt_interval_ms)
-        left_ms = (self._dead_ms if link.unheard else limit_ms) - silence_ms
-        self._schedule(link, max(now_ms + 1, min(now_ms + left_ms, ping_due_ms)))
-
-    def _silence_ms(self, link: kernels.Vitals, received_ms: int, now_ms: int) -> int:
-        """Return for how long the link has been silent, our own lateness subtracted."""
-        here_ms = now_ms - self._excused_ms
-        if received_ms > link.received_ms:
-            link.received_ms = received_ms
-            link.heard_ms = received_ms - link.excused_ms
-        link.excused_ms = self._excused_ms
-        silence_ms = here_ms - link.heard_ms
-        if silence_ms < 0:  # what was excused since the last visit is older than the byte
-            link.heard_ms = here_ms
-            return 0
-        return silence_ms
+            due_ms = link.ping_due_ms(sent_ms, self._rtt_interval_ms)
+        if is_unheard or limit_ms > dead_ms:
+            limit_ms = dead_ms
+        late_ms = now_ms + limit_ms - silence_ms
+        if late_ms < due_ms:
+            due_ms = late_ms
+        self._schedule(link, due_ms if due_ms > now_ms else now_ms + 1)
 
     def _judge(self, link: kernels.Vitals, actions: list[Action]) -> None:
-        suspect = link.unheard or link.flagged
-        if suspect == link.suspect:
-            return
-        link.suspect = suspect
+        """Say that it became suspect, or is suspect no more."""
+        suspect = link.suspect = link.unheard or link.flagged
         if suspect:
             self.suspects += 1
             actions.append(Suspect(link.key))
@@ -414,10 +356,11 @@ class Liveness:
             token = self._new_token(link, now_us)
             link.token_ms = now_ms
         link.pinged_ms = now_ms
-        link.early = self._draw() / (1 << 64) * EARLY_SHARE
+        link.early = self._draw() * _EARLY_OF_BITS
         payload = self._encode(link, token)
-        link.announced_ms = self.interval_ms
-        _update_interval(link, now_ms)
+        if link.announced_ms != self.interval_ms:
+            link.announced_ms = self.interval_ms
+            link.update_interval(now_ms)
         return SendPing(link.key, payload)
 
     def _draw(self) -> int:
@@ -466,7 +409,8 @@ class Liveness:
             return  # that item is in the heap
         link.due_ms = due_ms
         heapq.heappush(self._heap, due_ms << _SLOT_BITS | link.slot)
-        self._compact()
+        if len(self._heap) > 2 * self._count + _HEAP_SLACK:
+            self._compact()
 
     def _live(self, item: int) -> kernels.Vitals | None:
         """Return the link that an item is about, None for an outdated item."""

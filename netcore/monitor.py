@@ -109,6 +109,8 @@ class LinkMonitor:
             FrameError: It is malformed.
         """
         if kind == wire.KIND_PING:
+            if link.vitals.is_known_ping(body):
+                return
             ping = pingpong.decode_ping(body)
             token = self._liveness.on_ping(
                 link.vitals, ping.token, ping.interval_ms, ping.flags, self._loop.now_ms

@@ -98,6 +98,8 @@ class Plane:
         self.commands: deque[Command] = deque()
         self.links = LinkTable()
         self._hooks = HookRunner(self.node_id, loop, observer)
+        #: Raise what interrupted a hook of this turn, if something did; between two turns.
+        self.raise_interrupt = self._hooks.raise_interrupt
         self._behaviors = BehaviorTable(behaviors, reserved)
         self.monitor = LinkMonitor(config, self.links, loop, rng, clock_us, self)
         self.admission = Admission(self.node_id, config.max_links, self.links, self)
@@ -204,10 +206,6 @@ class Plane:
         """Keep a KeyboardInterrupt or the like for ``raise_interrupt``."""
         self._hooks.hold(exc)
 
-    def raise_interrupt(self) -> None:
-        """Raise what interrupted a hook of this turn, if something did; between two turns."""
-        self._hooks.raise_interrupt()
-
     # -- start and stop ----------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -264,8 +262,11 @@ class Plane:
 
     @property
     def now_ms(self) -> int:
-        """The loop's time."""
-        return self._loop.now_ms
+        """The time: of the running turn, else of this moment."""
+        loop = self._loop
+        if not loop.in_turn:
+            loop.update_now()
+        return loop.now_ms
 
     def push(self, command: Command) -> None:
         """Queue a command.
@@ -319,7 +320,7 @@ class Plane:
             raise TypeError(f"fn must be callable, not {type(fn).__name__}")
         if not self._loop.in_turn:
             self._loop.wake()  # whoever hosts this node waits for the deadline it was told before
-        return self._loop.call_at(self._loop.now_ms + max(0, delay_ms), self._run_later, fn)
+        return self._loop.call_at(self.now_ms + max(0, delay_ms), self._run_later, fn)
 
     def _run_later(self, fn: Callable[[], object]) -> None:
         if not self._stopped:

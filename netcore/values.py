@@ -146,7 +146,9 @@ def _methods(plan: _Plan) -> dict[str, Any]:
 
     def __init__(self: Any, *args: Any, **given: Any) -> None:
         values: Any
-        if not args and (found := {**plain, **given}).keys() == known:
+        if not given and len(args) == plan.count:
+            values = args
+        elif not args and (found := {**plain, **given} if plain else given).keys() == known:
             values = map(found.__getitem__, names)
         elif given or len(args) > plan.count or (behind := plan.behind[len(args)]) is None:
             values = plan.arguments(args, given)

@@ -305,7 +305,7 @@ cdef class CallDesk(Calls):
         object timeout_ms,
     ) except -1:
         cdef header_t header
-        cdef long long timeout
+        cdef long long timeout, deadline_ms
         cdef uint32_t place
         cdef uint64_t call_id
         if self._closed is not None or self._switch is None:
@@ -323,9 +323,10 @@ cdef class CallDesk(Calls):
         call_id = self._draw_id()
         if pending_find(&self._pending, call_id) != NO_PLACE:
             raise LocalError(f"call id {call_id:#x} is in use")
-        place = pending_add(
-            &self._pending, call_id, self._loop._now_ms + timeout, <uint32_t>timeout
-        )
+        if not self._loop._in_turn:
+            self._loop.c_update_now()  # the last turn may be long ago
+        deadline_ms = self._loop._now_ms + timeout
+        place = pending_add(&self._pending, call_id, deadline_ms, <uint32_t>timeout)
         try:
             self._look_at(rule, &header)
             self._enter(place, &header, on_done)
@@ -339,7 +340,7 @@ cdef class CallDesk(Calls):
         self.sent += 1
         if self._pending.count == 0:  # likewise
             return 0
-        return self._arm(self._loop._now_ms + timeout)
+        return self._arm(deadline_ms)
 
     cdef uint64_t _draw_id(self) except? 0:
         """Return the next 64 of the bits that were drawn."""

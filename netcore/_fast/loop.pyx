@@ -481,7 +481,8 @@ cdef class Loop:
         self.c_update_now()
         self._flush_dirty()
         ready = self._wait(timeout_ms)
-        self.c_update_now()
+        if self._waker is None:  # else there was no wait
+            self.c_update_now()
         posts = len(self._posts)
         served = self._serve_ready(ready)
         served += self._serve_timers()

@@ -285,6 +285,8 @@ class CallDesk:
             self.refused += 1
             raise QueueFullError("max_pending_calls", self._max_pending)
         call_id = self._draw_id()
+        if not self._loop.in_turn:
+            self._loop.update_now()  # the last turn may be long ago
         deadline_ms = self._loop.now_ms + timeout_ms
         asked = rule.argument if rule.kind == wire.ROUTE_NODE else None
         self._pending.add(call_id, deadline_ms, timeout_ms, asked, on_done)

@@ -421,7 +421,8 @@ class Loop:
             self._now_ms = self._clock()
             self._flush_dirty()
             ready = self._wait(timeout_ms)
-            self._now_ms = self._clock()
+            if self._waker is None:  # else there was no wait
+                self._now_ms = self._clock()
             if self._early_ns is not None:
                 self._early_ns = time.monotonic_ns() + _EARLY_NS
             posts = len(self._posts)
@@ -508,6 +509,8 @@ class Loop:
     def _flush_dirty(self) -> None:
         dirty = self._dirty
         for _ in range(_FLUSH_PASSES):
+            if not dirty:
+                return
             for _ in range(len(dirty)):
                 source = dirty[0]
                 source._dirty = False  # before the call: its own flush may mark it again

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
+from .. import wire
 from .._typing import Final, final
 
 __all__ = ["Vitals"]
 
 _NEVER_MS: Final = -(1 << 62)  # before any time a clock may show
+_SUSPECT_INTERVALS: Final = 3  # two PINGs may be late before the third is missed
+_SUSPECT_RTTS: Final = 4
+_UNKNOWN_RTT_LIMIT_MS: Final = 1_000  # RFC 6298 section 2.1: the RTO before the first measurement
+_SHARED_TURNS: Final = 64  # per interval: PINGs of many links go out together, in so many turns
 
 
 @final
@@ -92,3 +99,81 @@ class Vitals:
         self.early = 0.0
         self.is_guess = self.unheard = self.flagged = self.suspect = False
         self.tokens: tuple[tuple[int, int, int], ...] = ()
+
+    def silence_ms(self, received_ms: int, now_ms: int, excused_ms: int) -> int:
+        """Return for how long the link has been silent, our own lateness subtracted.
+
+        Args:
+            received_ms: When a byte was last received.
+            now_ms: The time.
+            excused_ms: Our own lateness until now.
+        """
+        here_ms = now_ms - excused_ms
+        if received_ms > self.received_ms:
+            self.received_ms = received_ms
+            self.heard_ms = received_ms - self.excused_ms
+        self.excused_ms = excused_ms
+        silence_ms = here_ms - self.heard_ms
+        if silence_ms < 0:  # what was excused since the last visit is older than the byte
+            self.heard_ms = here_ms
+            return 0
+        return silence_ms
+
+    def limit_ms(self, now_ms: int) -> int:
+        """Return how long the link may be silent now."""
+        interval_ms = self.interval_ms
+        if now_ms < self.granted_until_ms and self.granted_ms > interval_ms:
+            interval_ms = self.granted_ms
+        return self._base_limit_ms(interval_ms)
+
+    def _base_limit_ms(self, interval_ms: int) -> int:
+        """Return how long a link may be silent that uses this interval."""
+        srtt_ms = self.srtt_ms
+        by_rtt = _UNKNOWN_RTT_LIMIT_MS if srtt_ms is None else math.ceil(_SUSPECT_RTTS * srtt_ms)
+        by_interval = _SUSPECT_INTERVALS * interval_ms
+        return by_rtt if by_rtt > by_interval else by_interval
+
+    def update_interval(self, now_ms: int) -> bool:
+        """Take the larger of both announced intervals; return whether it shrank."""
+        before, after = self.interval_ms, max(self.announced_ms, self.peer_ms)
+        self.interval_ms = after
+        if after >= before:
+            return False
+        if now_ms < self.granted_until_ms and self.granted_ms > before:
+            before = self.granted_ms
+        self.granted_ms = before
+        self.granted_until_ms = now_ms + self._base_limit_ms(after)
+        return True
+
+    def ping_due_ms(self, sent_ms: int, rtt_interval_ms: int) -> int:
+        """Return when a PING is owed: for our silence, or for the measurement.
+
+        Args:
+            sent_ms: When a byte was last sent.
+            rtt_interval_ms: Between two measurements.
+        """
+        # What we sent last may be a PING that still waits in a full queue.
+        pinged_ms, interval_ms = self.pinged_ms, self.interval_ms
+        due_ms = sent_ms if sent_ms > pinged_ms else pinged_ms
+        due_ms += interval_ms - int(interval_ms * self.early)
+        due_ms -= due_ms % (interval_ms // _SHARED_TURNS or 1)
+        if self.unheard:
+            return due_ms
+        # An idle link has sent a token with an ordinary PING by then; this is for busy ones.
+        token_due_ms = self.token_ms + rtt_interval_ms + interval_ms
+        return token_due_ms if token_due_ms < due_ms else due_ms
+
+    def is_known_ping(self, body: bytes) -> bool:
+        """Return whether a PING says only what the one before it said, and wants no answer.
+
+        Then the sign of life is all there is to it. Not while the link is unheard: there it is news
+        that somebody is there.
+        """
+        if len(body) != wire.PING_BYTES or self.unheard:
+            return False
+        word = int.from_bytes(body, "big")
+        return (
+            not word >> 24  # the token
+            and word >> 8 == self.peer_ms
+            and bool(word & wire.PING_FLAG_SUSPECT) == self.flagged
+        )

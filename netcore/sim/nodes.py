@@ -281,7 +281,9 @@ class SimNode:
             node._turn()
         finally:
             if self.outbox:
-                self._let_go()
+                outbox, self.outbox = self.outbox, []
+                for end in outbox:  # sends on its way what was written in this turn
+                    end.depart()
             if node._closed:  # by its own code
                 self._end(node)
             else:
@@ -314,7 +316,9 @@ class SimNode:
         if self._due_ms is None:
             return
         if self._due_ms <= time.now_ms:
-            self.wake()
+            if not self._is_ready:
+                self._is_ready = True
+                time.ready.append(self)
         else:  # the deadline moved: a link was heard of, say
             self._armed_ms = self._due_ms
             time.call_at(self._due_ms, self._on_alarm)

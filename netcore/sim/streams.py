@@ -110,12 +110,14 @@ class End:
         "_blocked",
         "_closed",
         "_ended",
+        "_far_id",
         "_held",
         "_held_ms",
         "_inbox",
         "_loop",
         "_lost",
         "_machine",
+        "_near_id",
         "_out",
         "_path",
         "_posted",
@@ -139,6 +141,7 @@ class End:
         self.peer: End = self
         self._world = world
         self._machine = machine
+        self._near_id = self._far_id = machine.node_id
         self._loop = loop
         self._path = path
         self._target: ChannelTarget | None = None
@@ -168,12 +171,13 @@ class End:
         one = End(world, near, near.loop, world.path(near.node_id, far.node_id))
         two = End(world, far, far.loop, world.path(far.node_id, near.node_id))
         one.peer, two.peer = two, one
+        one._far_id, two._far_id = far.node_id, near.node_id
         return one, two
 
     @property
     def peer_id(self) -> int:
         """The node at the other end."""
-        return self.peer._machine.node_id
+        return self._far_id
 
     # -- for the owner -----------------------------------------------------------------------------
 
@@ -197,9 +201,10 @@ class End:
         if size > self._room:
             self._blocked = True
             size = self._room
+            data = data[:size]
         if size:
             self._room -= size
-            self._put_out(bytes(data[:size]))
+            self._put_out(bytes(data))
         return size
 
     def shutdown(self) -> None:
@@ -230,16 +235,16 @@ class End:
         """Let go what was written in this turn."""
         out, self._out = self._out, []
         data, ends = _whole(out)
-        machine, peer = self._machine.node_id, self.peer._machine.node_id
-        now_ms = self._world.time.now_ms
+        world = self._world
+        now_ms = world.time.now_ms
         if data:
             digest = xxh3_64_intdigest(data)
-            self._world.trace.add((now_ms, "bytes", machine, peer, len(data), digest))
-            if self._world.tap is not None:
-                self._world.tap(self, data)
+            world.trace.add((now_ms, "bytes", self._near_id, self._far_id, len(data), digest))
+            if world.tap is not None:
+                world.tap(self, data)
             self._send(data, now_ms)
         if ends:
-            self._world.trace.add((now_ms, "end", machine, peer))
+            world.trace.add((now_ms, "end", self._near_id, self._far_id))
             self._send(None, now_ms)
 
     def die(self, *, silent: bool) -> None:
@@ -325,15 +330,13 @@ class End:
 
     def _expect(self, when_ms: int, item: bytes | None) -> None:
         """Something is under way to us, behind what is already."""
-        if self._transit:
-            when_ms = max(when_ms, self._transit[-1][0])
-        self._transit.append((when_ms, item))
+        transit = self._transit
+        if transit and transit[-1][0] > when_ms:
+            when_ms = transit[-1][0]
+        transit.append((when_ms, item))
         if self._armed_ms is None or when_ms < self._armed_ms:
-            self._arm(when_ms)
-
-    def _arm(self, when_ms: int) -> None:
-        self._armed_ms = when_ms
-        self._world.time.call_at(when_ms, self._arrive)
+            self._armed_ms = when_ms
+            self._world.time.call_at(when_ms, self._arrive)
 
     def _arrive(self) -> None:
         self._armed_ms = None
@@ -347,7 +350,8 @@ class End:
             if not self._posted and self._target is not None:
                 self._post()
         if transit:
-            self._arm(transit[0][0])
+            self._armed_ms = when_ms = transit[0][0]
+            self._world.time.call_at(when_ms, self._arrive)
 
     def _receive(self, item: bytes | None) -> None:
         """Something is here, in the system's buffer."""
@@ -364,7 +368,10 @@ class End:
     def _post(self) -> None:
         if not self._posted:
             self._posted = True
-            post(self._loop, self._deliver)
+            try:
+                self._loop.post(self._deliver)
+            except QueueFullError:
+                post(self._loop, self._deliver)
 
     def _deliver(self) -> None:
         """Hand over what is here; in a turn of our node."""
@@ -374,10 +381,13 @@ class End:
         inbox, self._inbox = self._inbox, []
         data, ends = _whole(inbox)
         if data:
+            peer, size = self.peer, len(data)
             if self._path.is_cut:
-                self._unsaid += len(data)
+                self._unsaid += size
+            elif peer._blocked:
+                peer._gain(size)
             else:
-                self.peer._gain(len(data))
+                peer._room += size
             self._target.receive_data(data)
         if ends:
             if self._target is not None:

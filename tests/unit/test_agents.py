@@ -12,6 +12,7 @@ from netcore import (
     HandlerRoute,
     LocalError,
     MessageTooBigError,
+    Node,
     NodeClosedError,
     NoRouteError,
     QueueFullError,
@@ -592,6 +593,55 @@ def test_call_later_runs_once_at_its_time(cluster: Cluster) -> None:
     node.agent(10).call_later(250, lambda: times.append(cluster.now_ms))
     cluster.advance(1_000)
     assert times == [begin + 250]
+
+
+def test_deadlines_asked_between_turns_count_from_then(cluster: Cluster) -> None:
+    log: list[tuple[str, int]] = []
+    node = cluster.add(1, Spy())
+    kept: list[Any] = []  # never answered
+
+    def keep(agent: Any, req: Any, res: Any) -> bool:
+        kept.append(res)
+        return True
+
+    cluster.join(node, cluster.add(2, Spy(rpc=keep)))
+    cluster.advance(500)
+    cluster.now_ms += 90  # the host is busy with something else, and polls no more
+    begin, agent = cluster.now_ms, node.agent(10)
+    assert agent.now_ms == begin
+
+    def note(what: str) -> None:
+        log.append((what, cluster.now_ms - begin))
+
+    agent.call(RouteRule.node(2), 10, b"", lambda answer: note(type(answer.error).__name__), 50)
+    cluster.now_ms += 7
+    agent.call_later(20, lambda: note("later"))
+    cluster.advance(1_000)
+    assert log == [("later", 27), ("CallTimeout", 50)]
+
+
+def test_deadlines_asked_in_a_hook_read_no_clock(cluster: Cluster) -> None:
+    reads = 0
+
+    def clock_ms() -> int:
+        nonlocal reads
+        reads += 1
+        return cluster.now_ms
+
+    def ask(agent: Any, ts_ms: int, interval_ms: int) -> None:
+        before = reads
+        for _ in range(10):
+            agent.call(RouteRule.node(1), 10, b"", print, 50)
+            agent.call_later(20, print)
+        counted.append(reads - before)
+
+    counted: list[int] = []
+    behaviors = [Spy(tick=ask, rpc=lambda agent, req, res: True)]
+    with Node(1, behaviors, transports=[], backend=cluster.backend, clock_ms=clock_ms) as node:
+        node.poll(0)
+        cluster.now_ms += 1_000
+        node.poll(0)
+    assert counted == [0]
 
 
 def test_call_later_can_be_cancelled(cluster: Cluster) -> None:

@@ -102,3 +102,45 @@ def test_liveness_does_the_same_with_both_twins(seed: int) -> None:
         assert ends[0].live.next_deadline_ms() == ends[1].live.next_deadline_ms()
     assert [state(link) for link in ends[0].links] == [state(link) for link in ends[1].links]
     assert ends[0].live.suspects == ends[1].live.suspects > 0
+
+
+def test_known_ping_is_one_that_says_nothing_new(kernels: ModuleType) -> None:
+    vitals = kernels.Vitals(1, 2, 3)
+    vitals.peer_ms = 0x0102
+    vitals.flagged = True
+    plain = bytes(8) + b"\x01\x02\x01"  # no token, 258 ms, suspect
+
+    assert vitals.is_known_ping(plain)
+    assert vitals.is_known_ping(plain[:-1] + b"\xff")  # flags of a later version
+    assert not vitals.is_known_ping(b"\x80" + plain[1:])
+    assert not vitals.is_known_ping(bytes(8) + b"\x01\x03\x01")
+    assert not vitals.is_known_ping(bytes(8) + b"\x01\x02\x00")
+    assert not vitals.is_known_ping(plain + b"\0")
+    assert not vitals.is_known_ping(plain[:-1])
+    vitals.unheard = True
+    assert not vitals.is_known_ping(plain)
+
+
+@needs_both
+def test_twins_compute_the_same_from_the_same_numbers() -> None:
+    rnd = random.Random(4)
+    for _ in range(2_000):
+        twins = [_backend.load(name).Vitals(5, 6, 7) for name in ("pure", "fast")]
+        numbers: dict[str, Any] = {name: rnd.randrange(-5_000, 5_000) for name in TIMES}
+        numbers |= {name: rnd.choice((0, 1, 63, 64, 200, 65_535)) for name in INTERVALS}
+        numbers |= {name: rnd.random() < 0.5 for name in FLAGS}
+        numbers |= {"srtt_ms": rnd.choice((None, 0.0, 33.3, 1e6)), "early": rnd.random() / 4}
+        times = [rnd.randrange(-5_000, 5_000) for _ in range(3)]
+        found = []
+        for vitals in twins:
+            for name, value in numbers.items():
+                setattr(vitals, name, value)
+            results = [
+                vitals.limit_ms(times[0]),
+                vitals.ping_due_ms(times[0], 1_000),
+                vitals.silence_ms(*times),
+                vitals.update_interval(times[0]),
+                vitals.limit_ms(times[1]),
+            ]
+            found.append((results, state(vitals)))
+        assert found[0] == found[1]

@@ -1,10 +1,12 @@
-"""Random networks under random faults: ``python -m tools.sim safety|liveness|shrink``.
+"""Random networks under random faults: ``python -m tools.sim safety|liveness|shrink|speed``.
 
     python -m tools.sim safety --seeds 200           200 seeds; says what must hold and did not
     python -m tools.sim liveness --seeds 200 --jobs 2
     python -m tools.sim safety --seed 17             one seed again
     python -m tools.sim shrink safety --seed 17      the fewest operations that fail like it
     python -m tools.sim safety --seeds 200 --plant forget-ttl    a bug on purpose
+    python -m tools.sim speed                        how fast virtual time passes, on each backend
+    python -m tools.sim speed crowd --backend fast --seconds 60
 
 docs/guide.md, "Simulated networks", says what is checked. Ends with 1 when something did not hold.
 """
@@ -19,12 +21,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from netcore import BACKEND
+from netcore._backend import BackendName
 from netcore.cli.screen import Screen
 
 from .campaign import Outcome
 from .plants import PLANTS
 from .runner import Job, parse_numbers, run_all, run_job
 from .shrink import shrink
+from .speed import CASES, Speed, measure
 
 MOST_SHOWN = 20  # violations; more are only counted
 
@@ -35,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Screen() as screen:
         if options.what == "shrink":
             return _shrink(options, screen)
+        if options.what == "speed":
+            return _speed(options, screen)
         return _campaign(options, screen)
 
 
@@ -50,7 +56,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if what == "shrink":
             command.add_argument("kind", choices=("safety", "liveness"))
         _add_options(command, is_shrink=what == "shrink")
-    return parser.parse_args(argv)
+    speed = commands.add_parser("speed")
+    speed.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; all")
+    speed.add_argument("--backend", choices=("fast", "pure", "both"), default=_default_backend())
+    speed.add_argument("--nodes", type=int, default=0, help="how many (default: as the case has)")
+    speed.add_argument("--seconds", type=int, help="of virtual time (default: as the case has)")
+    options = parser.parse_args(argv)
+    if unknown := {*getattr(options, "cases", ())} - CASES.keys():
+        parser.error(f"{', '.join(sorted(unknown))}: not one of {', '.join(CASES)}")
+    return options
+
+
+def _default_backend() -> str:
+    return "both" if BACKEND == "fast" else "pure"
 
 
 def _add_options(command: argparse.ArgumentParser, *, is_shrink: bool) -> None:
@@ -68,7 +86,7 @@ def _add_options(command: argparse.ArgumentParser, *, is_shrink: bool) -> None:
     command.add_argument(
         "--backend",
         choices=("fast", "pure", "both"),
-        default="both" if BACKEND == "fast" else "pure",
+        default=_default_backend(),
         help="both: fast for even seeds, pure for odd ones",
     )
     command.add_argument("--nodes", type=int, default=8, help="at most (default: 8)")
@@ -137,6 +155,20 @@ def _shrink(options: argparse.Namespace, screen: Screen) -> int:
         screen.say(f"{when_ms:>7} {name} {said}")
     _report(screen, found, outcome)
     return 1
+
+
+def _speed(options: argparse.Namespace, screen: Screen) -> int:
+    backends: tuple[BackendName, ...] = (
+        ("fast", "pure") if options.backend == "both" else (options.backend,)
+    )
+    for case in options.cases or CASES:
+        for backend in backends:
+            for found in measure(case, backend, nodes=options.nodes, virtual_s=options.seconds):
+                if isinstance(found, Speed):
+                    screen.say(found.text)
+                else:
+                    screen.show([f"{case} {backend}: {found:.0%}"])
+    return 0
 
 
 if __name__ == "__main__":

@@ -19,6 +19,12 @@ __all__ = ["Outcome", "run"]
 REST_MS: Final = 10_000  # until nothing is under way: a link is dead in less
 KEPT_EVENTS: Final = 2_000
 _POLITE: Final = frozenset({0})
+_COPIES_ENDED: Final = (
+    "broadcasts_received",
+    "broadcasts_duplicate",
+    "broadcasts_stale",
+    "broadcast_copies_dropped",
+)
 
 
 @final
@@ -52,7 +58,9 @@ def run(scenario: Scenario) -> Outcome:
         scenario.seed, backend=scenario.backend, keep_events=KEPT_EVENTS, **scenario.options
     )
     network.allow_hook_errors = True  # the watch tells of them
-    network.actions.update(send=crew.send, close=crew.close, cross=crew.cross)
+    network.actions.update(
+        send=crew.send, broadcast=crew.broadcast, close=crew.close, cross=crew.cross
+    )
     crew.network = network
     network._fabric.tap = Tap(crew, secret=scenario.options["secret"] is not None)
     ledger = _Ledger(network)
@@ -89,7 +97,12 @@ def _play(network: Network, crew: Crew, scenario: Scenario) -> None:
 
 def _outcome(network: Network, crew: Crew, kind: str, text: str) -> Outcome:
     return Outcome(
-        network.seed, kind, text, len(crew.sent) + len(crew.calls), crew.seen, network.now_ms
+        network.seed,
+        kind,
+        text,
+        len(crew.sent) + len(crew.spreads) + len(crew.calls),
+        crew.seen,
+        network.now_ms,
     )
 
 
@@ -117,9 +130,14 @@ class _Ledger:
             Violation: It does not.
         """
         network = self._network
-        totals = [node.total for node in network._fabric.nodes.values()]
+        nodes = network._fabric.nodes.values()
+        totals = [node.total for node in nodes]
         sent = sum(total("messages_sent") for total in totals)
         ended = sum(total("messages_delivered") + total("dropped") for total in totals)
-        deaths = any(node.past for node in network._fabric.nodes.values())
-        if ended > sent or (ended < sent and not (deaths or self._broken)):
+        is_whole = not self._broken and not any(node.past for node in nodes)
+        if ended > sent or (ended < sent and is_whole):
             raise Violation("account", f"{sent} sent, {ended} delivered or dropped")
+        copies = sum(total("broadcast_copies") for total in totals)
+        came = sum(total(name) for name in _COPIES_ENDED for total in totals)
+        if came > copies or (came < copies and is_whole):
+            raise Violation("account", f"{copies} copies of broadcasts, {came} ended")

@@ -10,11 +10,12 @@ import functools
 from collections.abc import Callable
 from typing import final
 
-from netcore import BehaviorAgent, CallAnswer, Message, NetworkBehavior, RouteRule
+from netcore import BehaviorAgent, CallAnswer, Message, NetworkBehavior, RouteRule, wire
 from netcore.sim import Network
 
 from .probe import NUMBER, Life, Probe, attempt
 from .scenario import PROBE, Scenario
+from .spread import Spread
 from .violation import Violation
 
 __all__ = ["Call", "Crew", "Sent"]
@@ -57,6 +58,7 @@ class Crew:
         network: Set by the campaign before anything runs.
         violation: The first one.
         sent: By number.
+        spreads: Broadcasts, by number.
         calls: All that were accepted.
         seen: How many messages were delivered.
     """
@@ -66,6 +68,7 @@ class Crew:
     def __init__(self, scenario: Scenario) -> None:
         self.violation: Violation | None = None
         self.sent: dict[int, Sent] = {}
+        self.spreads: dict[int, Spread] = {}
         self.calls: list[Call] = []
         self.seen = 0
         self._services = scenario.services
@@ -152,6 +155,27 @@ class Crew:
             return 0
         return number
 
+    def broadcast(
+        self, network: Network, *, node: int, level: int, service: int, ttl: int, size: int
+    ) -> None:
+        """Send to all that offer a service: an action of the network."""
+        if node in network and self.is_awake(node):
+            self.spread(node, level, service, ttl, size)
+
+    def spread(
+        self, node: int, level: int, service: int, ttl: int = 64, size: int = 0
+    ) -> Spread | None:
+        """Broadcast; return None when that was refused."""
+        self._number += 1
+        number = self._number
+        spread = self.spreads[number] = Spread(node, level, service)
+        payload = NUMBER.pack(number, 0) + bytes(size)
+        send = self.network.node(node).agent(PROBE).broadcast
+        if attempt(send, payload, level=level, to_service=service, ttl=ttl) is None:
+            return spread
+        del self.spreads[number]
+        return None
+
     def reply(self, life: Life, agent: BehaviorAgent, message: Message) -> None:
         """Answer a message by another one, from inside a hook."""
         self._number += 1
@@ -213,8 +237,11 @@ class Crew:
     def on_delivered(self, life: Life, message: Message) -> int:
         """Note where a message has come to; return its number."""
         number, _ = NUMBER.unpack_from(message.payload)
-        sent = self.sent.get(number)
         where = f"message {number} at node {life.node_id}"
+        if message.route.kind == wire.ROUTE_SERVICES:
+            self._on_spread(number, where, life, message.to_service)
+            return int(number)
+        sent = self.sent.get(number)
         if sent is None:
             self.fail("account", f"{where} was refused, or never sent")
             return int(number)
@@ -227,6 +254,13 @@ class Crew:
         sent.delivered = life.node_id
         self.seen += 1
         return int(number)
+
+    def _on_spread(self, number: int, where: str, life: Life, service: int) -> None:
+        spread = self.spreads.get(number)
+        wrong = "was refused, or never sent" if spread is None else spread.hear(life, service)
+        if wrong is not None:
+            self.fail("broadcast", f"{where} {wrong}")
+        self.seen += 1
 
     def check_calls(self) -> None:
         """See to it that every call that is due was resolved, where the process still lives."""

@@ -12,6 +12,7 @@ from netcore.sim import Network
 from .crew import Crew
 from .oracle import check_owners, compare
 from .scenario import EXTRA_SERVICES, LONGEST_CALL_MS, PROBE, Scenario
+from .spread import LEVELS
 from .violation import Violation
 
 __all__ = ["check", "repair"]
@@ -114,6 +115,7 @@ def _check_traffic(network: Network, crew: Crew, scenario: Scenario) -> None:
         ]
         network.run(20)  # the queues of some networks are short
     _wait(network, lambda: all(crew.sent[n].delivered is not None for n in numbers), "messages")
+    _check_broadcasts(network, crew, scenario)
     network.run(LONGEST_CALL_MS)  # calls from before leave no room for new ones in some networks
     calls = [
         crew.begin_call(source, RouteRule.node(dest), PROBE, TRAFFIC_MS)
@@ -127,6 +129,18 @@ def _check_traffic(network: Network, crew: Crew, scenario: Scenario) -> None:
         sent = crew.sent[number]
         if sent.rule == "key" and sent.delivered != sent.dest:
             raise Violation("traffic", f"{sent.dest}'s key went to {sent.delivered}")
+
+
+def _check_broadcasts(network: Network, crew: Crew, scenario: Scenario) -> None:
+    """Broadcast from everywhere; whoever offers the service within the level must hear it."""
+    spreads = []
+    for at, source in enumerate(network.node_ids):
+        spread = crew.spread(source, LEVELS[at % len(LEVELS)], PROBE)
+        if spread is None:
+            raise Violation("traffic", f"node {source} refused a broadcast")
+        spreads.append(spread)
+        network.run(20)
+    _wait(network, lambda: not any(s.missing(scenario.services) for s in spreads), "broadcasts")
 
 
 def _sent(crew: Crew, source: int, how: str, dest: int, service: int) -> int:

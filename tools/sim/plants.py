@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
+from netcore._pure.broadcast import NEW, DuplicateFilter
+from netcore._pure.calls import CallDesk
 from netcore._pure.connection import Connection
 from netcore._pure.switch import Switch
 from netcore.ids import differing_layer
@@ -122,6 +124,32 @@ def _stale_metric() -> Iterator[None]:
 
 
 @contextmanager
+def _hear_twice() -> Iterator[None]:
+    """Every copy of a broadcast passes for a new one; in the pure backend."""
+    check = DuplicateFilter.check
+
+    def forget(known: DuplicateFilter, origin: int, epoch: int, sequence: int) -> int:
+        check(known, origin, epoch, sequence)
+        return NEW
+
+    with _replaced(DuplicateFilter, "check", forget):
+        yield
+
+
+@contextmanager
+def _many_calls() -> Iterator[None]:
+    """The bound of calls that wait is forgotten; in the pure backend."""
+    bind = CallDesk.bind
+
+    def unbounded(desk: CallDesk, switch: Switch) -> None:
+        bind(desk, switch)
+        desk._max_pending = 1 << 32
+
+    with _replaced(CallDesk, "bind", unbounded):
+        yield
+
+
+@contextmanager
 def _nothing() -> Iterator[None]:
     yield
 
@@ -135,6 +163,8 @@ PLANTS: Final = {
     "forget-drop": _forget_drop,
     "overtake": _overtake,
     "stale-metric": _stale_metric,
+    "hear-twice": _hear_twice,
+    "many-calls": _many_calls,
 }
 
 

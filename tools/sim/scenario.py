@@ -13,6 +13,8 @@ from netcore import wire
 from netcore.sim import Network, random_faults
 from netcore.sim.faults import FAULTS
 
+from .spread import LEVELS
+
 __all__ = ["EXTRA_SERVICES", "LONGEST_CALL_MS", "PROBE", "Kind", "Scenario", "make"]
 
 Kind = Literal["safety", "liveness"]
@@ -100,6 +102,7 @@ def make(kind: Kind, seed: int, backend: Literal["fast", "pure"], most_nodes: in
     end_ms = begin_ms + rng.choice([2_000, 4_000, 8_000])
     faults = _draw_faults(rng, seed, ids, pairs, begin_ms, end_ms)
     traffic = _draw_traffic(rng, ids, end_ms)
+    traffic += _draw_broadcasts(Random(f"{kind}/{seed}/broadcasts"), ids, end_ms)
     later = sorted([*faults, *traffic], key=itemgetter(0))
     return Scenario(
         kind, seed, backend, _draw_options(rng), services, [*built, *later], end_ms
@@ -232,3 +235,21 @@ def _draw_traffic(rng: Random, ids: list[int], end_ms: int) -> list[list[Any]]:
             args["call_ms"] = rng.choice([1, 50, 500, LONGEST_CALL_MS])
         traffic.append([when_ms, "do", {"action": "send", **args}])
     return traffic
+
+
+def _draw_broadcasts(rng: Random, ids: list[int], end_ms: int) -> list[list[Any]]:
+    return [
+        [
+            rng.randrange(end_ms),
+            "do",
+            {
+                "action": "broadcast",
+                "node": rng.choice(ids),
+                "level": rng.choice(LEVELS),
+                "service": rng.choice([PROBE, PROBE, *EXTRA_SERVICES, 99]),
+                "ttl": rng.choice([1, 2, 64, 64]),
+                "size": rng.choice([0, 50, 3_000]),
+            },
+        ]
+        for _ in range(rng.choice([5, 10, 20]))
+    ]

@@ -46,6 +46,7 @@ class _Watch:
             conns = node._switch.connections()
             for conn in conns:
                 self._check_queues(node, conn)
+            self._check_tables(node)
             state = (self._node.routing_state(), *[(c.conn_id, c.state) for c in conns])
             if state != self._before:
                 self._before = state
@@ -67,6 +68,13 @@ class _Watch:
             self._crew.fail("bounds", f"{node!r}: {queued} bytes wait on a link, of {most}")
         if control > config.control_queue_bytes + config.max_frame_bytes:
             self._crew.fail("bounds", f"{node!r}: {control} bytes of control frames wait")
+
+    def _check_tables(self, node: Node) -> None:
+        config, calls = node.config, node._plane.calls
+        if calls.pending > config.max_pending_calls or calls.open > config.max_answers_open:
+            self._crew.fail("bounds", f"{node!r}: {calls.pending} calls, {calls.open} answers wait")
+        if len(node._plane.commands) > config.max_commands + config.max_links:
+            self._crew.fail("bounds", f"{node!r}: {len(node._plane.commands)} commands wait")
 
     def _check_sessions(self, peers: list[int]) -> None:
         if len(set(peers)) != len(peers):
