@@ -16,7 +16,7 @@ from __future__ import annotations
 from . import wire
 from ._typing import TYPE_CHECKING, Literal, final
 from .ids import ServiceId, check_node_id
-from .router import FIRST_SERVICE, Path
+from .router import FIRST_SERVICE, Path, candidate_of
 from .values import dataclass
 
 if TYPE_CHECKING:
@@ -316,6 +316,8 @@ def _why(way: Path, role: Role, best: Path | None, is_local: bool) -> str:
     """Return what a way lost by, and what keeps it from being the alternate."""
     if role == "best" or best is None:
         return "waits: this node offers the service" if is_local else "best"
+    if role == "spare" and candidate_of(way) < candidate_of(best):
+        return "makes a hop that is said to be lost"
     reason = _lost_by(way, best)
     if role == "alternate":
         return f"alternate: {reason}"

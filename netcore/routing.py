@@ -9,9 +9,7 @@ Facts first:
   the list "from the destination up to, but without, the sender". Who hears it appends the sender.
   A service of this node itself is announced with no hops at all.
 - At a place there is at most one path per link: the direct one, or what the neighbour announced,
-  prolonged by the link. The *best* one has the lowest score; the *alternate* is the best one over
-  another neighbour, where paths that do not visit the best one's neighbour at all come first, so
-  that it also survives the loss of that node.
+  prolonged by the link. Which one is used, and which one takes over, is in ``netcore.choices``.
 - A neighbour is told what this node would do with *its* frames, which is: the best path, or the
   alternate when the best one leads to that very neighbour; and only when that path does not visit
   the neighbour. A second choice that would not be taken is not announced. Therefore nobody can
@@ -27,21 +25,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from . import wire
 from ._typing import TYPE_CHECKING, Final
+from .choices import Choices
 from .errors import LocalError
 from .ids import check_conn_id, check_key, check_node_id, check_service_id, differing_layer
+from .learned import Learned, place_of
 from .route import Metric, RouteAction
 from .router import (
     FIRST_SERVICE,
     PLACES,
-    Candidate,
     ForceLocalRouter,
     ForceNodeRouter,
     Path,
     RouterSync,
     RouterTable,
-    as_alternate,
-    candidate_of,
-    choose,
 )
 
 if TYPE_CHECKING:
@@ -59,21 +55,6 @@ __all__ = [
 ]
 
 _AT_HOME: Final = Metric(0, ())
-
-
-class _Link:
-    """What is known through one link."""
-
-    __slots__ = ("conn_id", "direct", "layer", "metric", "node_id", "place", "received")
-
-    def __init__(self, conn_id: int, node_id: int, layer: int, place: int, metric: Metric) -> None:
-        self.conn_id = conn_id
-        self.node_id = node_id
-        self.layer = layer  # the highest byte in which the two ids differ
-        self.place = place  # the neighbour's own slot
-        self.metric = metric
-        self.direct: Metric | None = None
-        self.received: dict[int, Metric] = {}
 
 
 class LayeredRouter(RouterTable):
@@ -104,11 +85,11 @@ class LayeredRouter(RouterTable):
         self.routes_refused = 0
         self.on_change: Callable[[], None] | None = None
         self._own = [node_id >> (8 * layer) & 0xFF for layer in range(wire.LAYERS)]
-        self._links: dict[int, _Link] = {}
-        self._candidates: dict[int, dict[int, Candidate]] = {}  # place -> conn -> candidate
-        self._chosen: dict[int, tuple[Path, Path | None]] = {}  # place -> best, alternate
+        self._links: dict[int, Learned] = {}
+        self._choices = Choices()
         self._offered: set[int] = set()
         self._changes: set[int] = set()
+        self._lost: set[int] = set()
         if table is None:
             from ._backend import kernels
 
@@ -134,7 +115,7 @@ class LayeredRouter(RouterTable):
             table.set_service_local(service, service in self._offered)
         for service in self._offered:
             table.set_service_local(service, True)
-        for place in self._chosen:
+        for place in self._choices.chosen:
             self._write(place)
 
     # -- what is known --------------------------------------------------------------------------
@@ -152,7 +133,7 @@ class LayeredRouter(RouterTable):
         """
         link = self._link(conn_id, node_id, metric)
         link.direct = metric
-        self._put(link.place, Path(conn_id, node_id, metric))
+        self._choices.put(link.place, Path(conn_id, node_id, metric))
         self._recompute(self._rebase(link, metric) | {link.place}, conn_id)
 
     def del_direct(self, conn_id: int) -> None:
@@ -163,8 +144,11 @@ class LayeredRouter(RouterTable):
         touched = set(link.received)
         if link.direct is not None:
             touched.add(link.place)
+            if all(other.node_id != link.node_id for other in self._links.values()):
+                self._lost.add(link.node_id)
+        self._choices.distrust(conn_id)
         for place in touched:
-            del self._candidates[place][conn_id]
+            self._choices.remove(place, conn_id)
         self._recompute(touched, conn_id)
 
     def register_service(self, service_id: int) -> None:
@@ -216,14 +200,15 @@ class LayeredRouter(RouterTable):
         link = self._link(conn_id, node_id, metric)
         touched = self._rebase(link, metric)
         for place, announced in changes.items():
-            if announced is not None and not self._is_acceptable(link, place, announced):
+            if announced is not None and not link.is_acceptable(place, announced):
                 self.routes_refused += 1
                 announced = None
             if announced == link.received.get(place):
                 continue
             touched.add(place)
             if announced is None:
-                del link.received[place], self._candidates[place][conn_id]
+                del link.received[place]
+                self._choices.remove(place, conn_id)
             else:
                 link.received[place] = announced
                 self._learn(link, place)
@@ -231,7 +216,31 @@ class LayeredRouter(RouterTable):
             del self._links[conn_id]
         self._recompute(touched, conn_id)
 
-    def _link(self, conn_id: int, node_id: int, metric: Metric) -> _Link:
+    # -- what is doubted ------------------------------------------------------------------------
+
+    def doubt(self, far: int, near: int) -> set[int]:
+        """Use no path on which ``near`` hands over to ``far``: that link is said to be lost.
+
+        What a neighbour announces is used again from ``trust`` on.
+
+        Returns:
+            The places to which such a path was the best one or the alternate.
+        """
+        if near == self.node_id:  # whoever made that up will hear otherwise
+            return self._choices.over_neighbour(far)
+        places = self._choices.doubt((far, near))
+        self._recompute(places)
+        return places
+
+    def trust(self, far: int, near: int, conn_id: int) -> None:
+        """Use such paths if they are announced over this link: its neighbour knows of the loss."""
+        self._recompute(self._choices.trust((far, near), conn_id))
+
+    def end_doubt(self, far: int, near: int) -> None:
+        """Use such paths again, whoever announces them."""
+        self._recompute(self._choices.end_doubt((far, near)))
+
+    def _link(self, conn_id: int, node_id: int, metric: Metric) -> Learned:
         check_conn_id(conn_id)
         if check_node_id(node_id) == self.node_id:
             raise LocalError(f"node {node_id} is this node: it has no link to itself")
@@ -242,25 +251,10 @@ class LayeredRouter(RouterTable):
             self.del_direct(conn_id)
             link = None
         if link is None:
-            layer = differing_layer(self.node_id, node_id)
-            link = _Link(conn_id, node_id, layer, self._place_of(node_id), metric)
-            self._links[conn_id] = link
+            link = self._links[conn_id] = Learned(conn_id, self.node_id, node_id, metric)
         return link
 
-    def _is_acceptable(self, link: _Link, place: int, metric: Metric) -> bool:
-        if not 0 <= place < PLACES:
-            return False
-        hops = metric.hops
-        if place < FIRST_SERVICE:
-            layer = place >> 8
-            own = place & 0xFF == self._own[layer]
-            if layer < link.layer or own or place == link.place or not hops:
-                return False
-        if len(hops) > wire.MAX_PATH_HOPS or self.node_id in hops or link.node_id in hops:
-            return False
-        return len(set(hops)) == len(hops) and all(0 <= h <= wire.MAX_NODE_ID for h in hops)
-
-    def _rebase(self, link: _Link, metric: Metric) -> set[int]:
+    def _rebase(self, link: Learned, metric: Metric) -> set[int]:
         if metric == link.metric:
             return set()
         link.metric = metric
@@ -268,12 +262,9 @@ class LayeredRouter(RouterTable):
             self._learn(link, place)
         return set(link.received)
 
-    def _learn(self, link: _Link, place: int) -> None:
+    def _learn(self, link: Learned, place: int) -> None:
         metric = link.received[place].over(link.metric)
-        self._put(place, Path(link.conn_id, link.node_id, metric))
-
-    def _put(self, place: int, path: Path) -> None:
-        self._candidates.setdefault(place, {})[path.conn_id] = candidate_of(path)
+        self._choices.put(place, Path(link.conn_id, link.node_id, metric))
 
     def _offer(self, service: int, is_offered: bool) -> None:
         if (service in self._offered) is is_offered:
@@ -287,20 +278,10 @@ class LayeredRouter(RouterTable):
 
     # -- what follows from it -------------------------------------------------------------------
 
-    def _recompute(self, places: Iterable[int], conn_id: int) -> None:
-        """Choose again at the places where this link's candidate has changed."""
-        changed = set()
-        for place in places:
-            if self._is_spare(place, conn_id):
-                continue
-            before, after = self._chosen.get(place), choose(self._candidates[place].values())
-            if after == before:
-                continue
-            changed.add(place)
-            if after is None:
-                del self._chosen[place], self._candidates[place]
-            else:
-                self._chosen[place] = after
+    def _recompute(self, places: Iterable[int], conn_id: int | None = None) -> None:
+        """Choose again at these places; with a link: where only its candidate has changed."""
+        changed = {place for place in places if self._choices.choose_again(place, conn_id)}
+        for place in changed:
             self._write(place)
         if changed:
             self._tell(changed)
@@ -310,28 +291,8 @@ class LayeredRouter(RouterTable):
         if self.on_change is not None:
             self.on_change()
 
-    def _is_spare(self, place: int, conn_id: int) -> bool:
-        """Return whether a link was not chosen and is not now: in a dense network the usual case.
-
-        Looking at all candidates for each change would cost their number squared at each place.
-        """
-        best, other = self._chosen.get(place, (None, None))
-        if best is None or conn_id == best.conn_id or (other and conn_id == other.conn_id):
-            return False
-        candidates = self._candidates[place]
-        new = candidates.get(conn_id)
-        if new is None:
-            return True
-        if new < candidates[best.conn_id]:
-            return False
-        if new[3] == best.node_id:
-            return True
-        if other is None:
-            return False
-        return as_alternate(new, best) > as_alternate(candidates[other.conn_id], best)
-
     def _write(self, place: int) -> None:
-        chosen = self._chosen.get(place)
+        chosen = self._choices.chosen.get(place)
         number = place & 0xFF
         if chosen is None:
             if place < FIRST_SERVICE:
@@ -345,10 +306,6 @@ class LayeredRouter(RouterTable):
             self.table.set_next(place >> 8, number, best.conn_id, best.node_id, *alternate)
         else:
             self.table.set_service_next(number, best.conn_id, best.node_id, *alternate)
-
-    def _place_of(self, node_id: int) -> int:
-        layer = differing_layer(self.node_id, node_id)
-        return layer << 8 | (node_id >> (8 * layer) & 0xFF)
 
     # -- what neighbours are told ---------------------------------------------------------------
 
@@ -378,12 +335,12 @@ class LayeredRouter(RouterTable):
         """Return what a neighbour is told about one place; None: there is no way."""
         if place - FIRST_SERVICE in self._offered:
             return _AT_HOME
-        chosen = self._chosen.get(place)
+        chosen = self._choices.chosen.get(place)
         if chosen is None:
             return None
         if place < FIRST_SERVICE:
             layer = differing_layer(self.node_id, for_node)
-            if place >> 8 < layer or place == self._place_of(for_node):
+            if place >> 8 < layer or place == place_of(self.node_id, for_node):
                 return None
         best, other = chosen
         path = other if best.node_id == for_node else best
@@ -396,6 +353,11 @@ class LayeredRouter(RouterTable):
         """Return the places whose announcements may have changed since the last call."""
         changes, self._changes = self._changes, set()
         return changes
+
+    def take_lost(self) -> set[int]:
+        """Return the neighbours whose last link was lost since the last call, be it back or not."""
+        lost, self._lost = self._lost, set()
+        return lost
 
     # -- questions ------------------------------------------------------------------------------
 
@@ -416,7 +378,7 @@ class LayeredRouter(RouterTable):
         """
         if check_node_id(dest) == self.node_id:
             return None
-        return self._best(self._place_of(dest), excepts)
+        return self._choices.best(place_of(self.node_id, dest), excepts)
 
     def closest_node(
         self, key: int, excepts: Collection[int] = ()
@@ -435,32 +397,30 @@ class LayeredRouter(RouterTable):
             byte = key >> (8 * layer) & 0xFF
             base = layer << 8
             closest = min(range(wire.SLOTS), key=lambda i: self._distance(base | i, byte, excepts))
-            path = self._best(base | closest, excepts)
+            path = self._choices.best(base | closest, excepts)
             if path is not None and closest ^ byte < self._own[layer] ^ byte:
                 return path.conn_id, path.node_id, layer, closest
         return None
 
     def _distance(self, place: int, byte: int, excepts: Collection[int]) -> int:
-        return place & 0xFF ^ byte if self._best(place, excepts) is not None else wire.SLOTS
-
-    def _best(self, place: int, excepts: Collection[int]) -> Path | None:
-        chosen = self._chosen.get(place)
-        if chosen is None or chosen[0].node_id not in excepts:
-            return chosen and chosen[0]
-        usable = [c for c in self._candidates[place].values() if c[3] not in excepts]
-        return min(usable)[5] if usable else None
+        is_there = self._choices.best(place, excepts) is not None
+        return place & 0xFF ^ byte if is_there else wire.SLOTS
 
     def places(self) -> list[int]:
         """Return every place that there is a way to, and the services of this node, ascending."""
-        return sorted({*self._chosen, *(FIRST_SERVICE + service for service in self._offered)})
+        return sorted(
+            {*self._choices.chosen, *(FIRST_SERVICE + service for service in self._offered)}
+        )
 
     def ways(self, place: int) -> list[Path]:
         """Return all ways to a place, the best first."""
-        return [candidate[5] for candidate in sorted(self._candidates.get(place, {}).values())]
+        return [
+            candidate[5] for candidate in sorted(self._choices.candidates.get(place, {}).values())
+        ]
 
     def chosen(self, place: int) -> tuple[Path | None, Path | None]:
         """Return the best way to a place, and the alternate."""
-        return self._chosen.get(place, (None, None))
+        return self._choices.chosen.get(place, (None, None))
 
     def offers(self, service_id: int) -> bool:
         """Return whether this node offers a service."""
@@ -488,8 +448,9 @@ class LayeredRouter(RouterTable):
         for link in self._links.values():
             for place in (*link.received, *([link.place] if link.direct else [])):
                 known.setdefault(place, set()).add(link.conn_id)
-        assert known == {place: set(found) for place, found in self._candidates.items()}
-        assert known.keys() == self._chosen.keys()
+        candidates, chosen = self._choices.candidates, self._choices.chosen
+        assert known == {place: set(found) for place, found in candidates.items()}
+        self._choices.check()
         written: dict[int, list[int]] = {
             layer << 8 | index: entry for layer, index, *entry in self.table.slots()
         }
@@ -497,9 +458,8 @@ class LayeredRouter(RouterTable):
             assert is_local is (service in self._offered)
             if entry[0]:
                 written[FIRST_SERVICE + service] = entry
-        assert written.keys() == known.keys()
-        for place, (best, other) in self._chosen.items():
-            assert (best, other) == choose(self._candidates[place].values())
+        assert written.keys() == chosen.keys()
+        for place, (best, other) in chosen.items():
             alternate = (other.conn_id, other.node_id) if other else (0, wire.NO_NODE)
             assert written[place] == [best.conn_id, best.node_id, *alternate]
         self.table.check()

@@ -184,6 +184,7 @@ SYNC_FULL: Final = 1
 SYNC_DELTA: Final = 2
 SYNC_DIGEST: Final = 3
 SYNC_REQUEST: Final = 4
+SYNC_LOST: Final = 5
 SYNC_EXTENSION: Final = 0x80  # types from here on are ignored by who does not know them
 SYNC_FIRST_PIECE: Final = 0x01
 SYNC_LAST_PIECE: Final = 0x02

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import xxhash
 
 from .. import wire
 from .._typing import final
-from .sync_wire import Delta, Digest, Full
+from ..choices import Hop
+from .sync_wire import Delta, Digest, Full, Lost, makes_hop
 
 __all__ = ["EntrySet", "Inbox"]
 
@@ -43,6 +44,14 @@ class EntrySet:
         changes: dict[int, bytes | None] = {p: None for p in self.entries if p not in entries}
         changes.update((p, e) for p, e in entries.items() if self.entries.get(p) != e)
         return changes
+
+    def making(self, hops: Iterable[Hop], sender: int) -> list[int]:
+        """Return the places whose entries, announced by ``sender``, make one of these hops."""
+        return [
+            place
+            for place, entry in self.entries.items()
+            if any(makes_hop(entry, hop, sender) for hop in hops)
+        ]
 
 
 @final
@@ -89,6 +98,19 @@ class Inbox:
             return {}
         self.known.apply(message.entries)
         return message.entries
+
+    def take_lost(self, message: Lost, sender: int) -> dict[int, bytes | None] | None:
+        """Return what changes; None when the message is a repetition or out of order.
+
+        What it withdraws is withdrawn even if messages before it are missing: it can only be true.
+        """
+        if self._is_old(message.seq):
+            return None
+        changes: dict[int, bytes | None] = dict.fromkeys(self.known.making(message.losses, sender))
+        if self._follows(message.seq):
+            changes.update(message.entries)
+        self.known.apply(changes)
+        return changes
 
     def take_digest(self, message: Digest) -> bool:
         """Return False when the neighbour has announced something else than is known."""

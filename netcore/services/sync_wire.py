@@ -6,7 +6,9 @@ Each message is the payload of a direct message to service 255; big-endian throu
     DELTA     02  seq u32  entries and withdrawals
     DIGEST    03  seq u32  digest u64
     REQUEST   04
+    LOST      05  seq u32  count u8  losses  entries and withdrawals
 
+    loss        near u32  far u32  serial u32
     entry       place u16  hop count u8  latency ms u32  bandwidth kbps u32  hops u32 each
     withdrawal  place u16 with bit 15 set
 
@@ -14,8 +16,11 @@ Each message is the payload of a direct message to service 255; big-endian throu
   a message places ascend strictly. A FULL has no withdrawals: what it does not name is withdrawn.
 - Hops go from the destination up to, but without, the sender: at most 32. A service of the sender
   itself has none.
-- ``seq`` counts a link's FULL, DELTA and DIGEST messages (modulo 2**32). Who misses one believes
-  no DELTA until the next first piece of a FULL, and sends a REQUEST for it.
+- A LOST is a DELTA that first withdraws every entry that makes one of the hops it names: an entry
+  whose hops, the sender put behind them, have ``near`` right behind ``far``. Losses, at least one,
+  ascend strictly by (near, far).
+- ``seq`` counts a link's messages but for REQUESTs (modulo 2**32). Who misses one believes no DELTA
+  until the next first piece of a FULL, and sends a REQUEST for it.
 - A FULL takes effect with its last piece, replacing everything. The pieces follow one another.
 - The digest is the XOR over all announced entries of XXH3-64 (seed 0) of the entry's bytes; 0 when
   nothing is announced. Who computes another one from what it was told sends a REQUEST.
@@ -27,10 +32,11 @@ Each message is the payload of a direct message to service 255; big-endian throu
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from .. import wire
 from .._typing import Final, final
+from ..choices import Hop
 from ..errors import FrameError
 from ..route import Metric
 from ..router import PLACES
@@ -40,13 +46,17 @@ __all__ = [
     "Delta",
     "Digest",
     "Full",
+    "Lost",
     "Request",
     "decode",
     "encode_delta",
     "encode_digest",
     "encode_entry",
     "encode_full",
+    "encode_lost",
     "encode_request",
+    "hops_of",
+    "makes_hop",
     "metric_of",
 ]
 
@@ -55,6 +65,9 @@ _FULL_HEAD: Final = struct.Struct(">BIB")
 _DIGEST: Final = struct.Struct(">BIQ")
 _PLACE: Final = struct.Struct(">H")
 _ENTRY: Final = struct.Struct(">HBII")
+_LOSS: Final = struct.Struct(">III")
+_NODE: Final = struct.Struct(">I")
+_HOP: Final = struct.Struct(">II")
 
 
 @final
@@ -79,6 +92,16 @@ class Delta:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """What has changed for hops that were lost; ``losses``: (far, near) -> serial."""
+
+    seq: int
+    losses: dict[Hop, int]
+    entries: dict[int, bytes | None]
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Digest:
     """What the receiver's ``EntrySet`` should say."""
 
@@ -92,7 +115,7 @@ class Request:
     """The neighbour wants everything again."""
 
 
-SyncMessage = Full | Delta | Digest | Request
+SyncMessage = Full | Delta | Digest | Request | Lost
 
 
 def encode_entry(place: int, metric: Metric) -> bytes:
@@ -106,6 +129,23 @@ def metric_of(entry: bytes) -> Metric:
     """Return the metric in an entry that ``decode`` has let pass."""
     _, count, latency_ms, bandwidth_kbps = _ENTRY.unpack_from(entry)
     return Metric(latency_ms, struct.unpack_from(f">{count}I", entry, _ENTRY.size), bandwidth_kbps)
+
+
+def hops_of(entry: bytes) -> tuple[int, ...]:
+    """Return the hops in an entry that ``decode`` has let pass."""
+    return struct.unpack_from(f">{entry[2]}I", entry, _ENTRY.size)
+
+
+def makes_hop(entry: bytes, hop: Hop, sender: int) -> bool:
+    """Return whether the way in an entry, prolonged by its sender, makes a hop."""
+    far, near = hop
+    if near == sender:
+        return len(entry) > _ENTRY.size and entry.endswith(_NODE.pack(far))
+    needle = _HOP.pack(far, near)
+    at = entry.find(needle, _ENTRY.size)
+    while at >= 0 and (at - _ENTRY.size) % 4:  # two halves of ids are no id
+        at = entry.find(needle, at + 1)
+    return at >= 0
 
 
 def encode_full(seq: int, entries: Mapping[int, bytes]) -> list[bytes]:
@@ -122,15 +162,35 @@ def encode_full(seq: int, entries: Mapping[int, bytes]) -> list[bytes]:
 
 def encode_delta(seq: int, changes: Mapping[int, bytes | None]) -> list[bytes]:
     """Return the messages that announce these changes, the first one numbered ``seq``."""
-    parts = (
-        _PLACE.pack(place | wire.SYNC_WITHDRAWN) if entry is None else entry
-        for place, entry in sorted(changes.items())
-    )
-    pieces = _pieces(parts, _HEAD.size)
+    pieces = _pieces(_change_parts(changes), _HEAD.size)
     return [
         _HEAD.pack(wire.SYNC_DELTA, seq + n & wire.MAX_U32) + piece
         for n, piece in enumerate(pieces)
     ]
+
+
+def encode_lost(
+    seq: int, losses: Mapping[Hop, int], changes: Mapping[int, bytes | None]
+) -> list[bytes]:
+    """Return the messages for these losses and changes: a LOST, and DELTAs for what is too much.
+
+    Args:
+        seq: Of the first message.
+        losses: (far, near) -> serial; 1..``MAX_LOSSES`` of them.
+        changes: As for ``encode_delta``; what the losses withdraw need not be withdrawn again.
+    """
+    named = sorted((near, far, serial) for (far, near), serial in losses.items())
+    head = bytes((len(named),)) + b"".join(_LOSS.pack(*loss) for loss in named)
+    pieces = _pieces((head, *_change_parts(changes)), _HEAD.size)
+    return [
+        _HEAD.pack(wire.SYNC_DELTA if n else wire.SYNC_LOST, seq + n & wire.MAX_U32) + piece
+        for n, piece in enumerate(pieces)
+    ]
+
+
+def _change_parts(changes: Mapping[int, bytes | None]) -> Iterator[bytes]:
+    for place, entry in sorted(changes.items()):
+        yield _PLACE.pack(place | wire.SYNC_WITHDRAWN) if entry is None else entry
 
 
 def encode_digest(seq: int, digest: int) -> bytes:
@@ -182,6 +242,8 @@ def decode(payload: bytes) -> SyncMessage | None:
         return Delta(seq, _decode_entries(payload, _HEAD.size))
     if kind == wire.SYNC_FULL:
         return _decode_full(payload)
+    if kind == wire.SYNC_LOST:
+        return _decode_lost(payload)
     raise FrameError(wire.FRAME_BAD_BODY, 0)
 
 
@@ -198,6 +260,26 @@ def _decode_full(payload: bytes) -> Full:
     return Full(
         seq, bool(flags & wire.SYNC_FIRST_PIECE), bool(flags & wire.SYNC_LAST_PIECE), entries
     )
+
+
+def _decode_lost(payload: bytes) -> Lost:
+    _check_room(payload, 0, _HEAD.size + 1)
+    _, seq = _HEAD.unpack_from(payload)
+    count = payload[_HEAD.size]
+    if not count:
+        raise FrameError(wire.FRAME_BAD_BODY, _HEAD.size)
+    at = _HEAD.size + 1
+    losses: dict[Hop, int] = {}
+    last = (-1, -1)
+    for _ in range(count):
+        _check_room(payload, at, _LOSS.size)
+        near, far, serial = _LOSS.unpack_from(payload, at)
+        if not last < (near, far) or near == far or wire.NO_NODE in (near, far):
+            raise FrameError(wire.FRAME_BAD_BODY, at)
+        last = near, far
+        losses[far, near] = serial
+        at += _LOSS.size
+    return Lost(seq, losses, _decode_entries(payload, at))
 
 
 def _decode_entries(payload: bytes, at: int) -> dict[int, bytes | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -11,11 +12,13 @@ import xxhash
 from netcore import wire
 from netcore.errors import FrameError
 from netcore.route import Metric
+from netcore.services.sync_losses import MAX_LOSSES
 from netcore.services.sync_state import EntrySet
 from netcore.services.sync_wire import (
     Delta,
     Digest,
     Full,
+    Lost,
     Request,
     SyncMessage,
     decode,
@@ -23,7 +26,10 @@ from netcore.services.sync_wire import (
     encode_digest,
     encode_entry,
     encode_full,
+    encode_lost,
     encode_request,
+    hops_of,
+    makes_hop,
     metric_of,
 )
 
@@ -33,6 +39,10 @@ ENTRY_5 = bytes.fromhex("0005 01 00000003 00000000 00000005")
 ENTRY_S7 = bytes.fromhex("0407 02 00000102 000003E8 00000009 00000008")
 # slot 6 of layer 3 (774): offered by the sender itself would be 0 hops; here a bare one
 ENTRY_306 = bytes.fromhex("0306 00 00000000 00000000")
+
+
+# node 1 hands over to node 2 no longer; serial 7
+LOSS_21 = "00000001 00000002 00000007"
 
 
 def test_encode_entry_is_place_hops_latency_bandwidth() -> None:
@@ -73,6 +83,63 @@ def test_digest_and_request_have_fixed_forms() -> None:
     assert decode(b"\x04") == Request()
 
 
+def test_encode_lost_is_losses_by_near_and_far_then_changes() -> None:
+    expected = bytes.fromhex(f"05 00000009 02 {LOSS_21} 00000001 00000003 00000008 8004") + ENTRY_5
+    assert encode_lost(9, {(3, 1): 8, (2, 1): 7}, {5: ENTRY_5, 4: None}) == [expected]
+    assert decode(expected) == Lost(9, {(2, 1): 7, (3, 1): 8}, {4: None, 5: ENTRY_5})
+
+
+def test_encode_lost_without_changes_is_one_message() -> None:
+    assert encode_lost(0xFFFFFFFF, {(2, 1): 7}, {}) == [bytes.fromhex(f"05 FFFFFFFF 01 {LOSS_21}")]
+
+
+def test_long_lost_goes_on_as_numbered_deltas() -> None:
+    changes = {place: encode_entry(place, Metric(1, tuple(range(32)))) for place in range(100)}
+    losses = {(far, 500): 7 for far in range(MAX_LOSSES)}
+    messages = encode_lost(0xFFFFFFFF, losses, changes)
+    assert max(map(len, messages)) <= wire.SYNC_MAX_MESSAGE_BYTES
+    first, *rest = (decode(message) for message in messages)
+    assert isinstance(first, Lost)
+    assert (first.seq, first.losses) == (0xFFFFFFFF, losses)
+    seen = dict(first.entries)
+    for number, delta in enumerate(rest):
+        assert isinstance(delta, Delta)
+        assert delta.seq == number
+        seen.update(delta.entries)
+    assert seen == changes
+
+
+@pytest.mark.parametrize(
+    ("hop", "is_made"),
+    [
+        ((9, 8), True),  # node 8 hands over to node 9
+        ((8, 9), False),
+        ((8, 5), True),  # the sender, node 5, to node 8
+        ((9, 5), False),
+        ((0x0009_0000, 0x0008_0000), False),
+    ],
+)
+def test_makes_hop_looks_at_whole_ids_and_puts_the_sender_last(
+    hop: tuple[int, int], is_made: bool
+) -> None:
+    assert makes_hop(ENTRY_S7, hop, 5) is is_made
+    assert (hop in pairwise((*hops_of(ENTRY_S7), 5))) is is_made
+
+
+def test_makes_hop_is_not_fooled_by_halves_of_ids() -> None:
+    # service 7 over 0x00000900, 0x00000800 and 7: behind one byte 9, 8 and 0 would follow
+    entry = bytes.fromhex("0407 03 00000102 000003E8 00000900 00000800 00000007")
+    assert entry.find(bytes.fromhex("00000009 00000008")) < 0
+    assert bytes.fromhex("00090000 00080000") in entry
+    assert not makes_hop(entry, (0x90000, 0x80000), 5)
+    assert makes_hop(entry, (0x900, 0x800), 5)
+    assert makes_hop(entry, (0x800, 7), 5)
+
+
+def test_makes_hop_is_never_true_without_hops() -> None:
+    assert not makes_hop(ENTRY_306, (5, 9), 9)
+
+
 def test_long_full_is_cut_into_numbered_pieces_below_the_limit() -> None:
     hops = tuple(range(2000, 2032))
     entries = {place: encode_entry(place, Metric(1, hops)) for place in range(1280)}
@@ -105,7 +172,7 @@ def test_long_delta_is_cut_into_numbered_pieces_below_the_limit() -> None:
     [
         ("", "truncated", 0),
         ("00", "bad_body", 0),
-        ("05", "bad_body", 0),
+        ("06", "bad_body", 0),
         ("7F", "bad_body", 0),
         ("04 00", "bad_body", 1),
         ("03 00000002 01020304050607", "truncated", 12),
@@ -122,6 +189,16 @@ def test_long_delta_is_cut_into_numbered_pieces_below_the_limit() -> None:
         ("02 00000009 8500", "bad_body", 5),
         ("02 00000009 8005 8005", "bad_body", 7),
         ("02 00000009 8005 8004", "bad_body", 7),
+        ("05 00000009", "truncated", 5),
+        ("05 00000009 00", "bad_body", 5),
+        ("05 00000009 01 00000001 00000002 000000", "truncated", 17),
+        ("05 00000009 01 00000002 00000002 00000007", "bad_body", 6),
+        ("05 00000009 01 FFFFFFFF 00000002 00000007", "bad_body", 6),
+        ("05 00000009 01 00000001 FFFFFFFF 00000007", "bad_body", 6),
+        (f"05 00000009 02 {LOSS_21} {LOSS_21}", "bad_body", 18),
+        (f"05 00000009 02 {LOSS_21} 00000001 00000001 00000007", "bad_body", 18),
+        (f"05 00000009 01 {LOSS_21} 8500", "bad_body", 18),
+        (f"05 00000009 01 {LOSS_21} 00", "truncated", 19),
     ],
 )
 def test_decode_malformed_message_says_what_and_where(
@@ -140,9 +217,12 @@ def test_decode_message_of_a_later_version_is_none(payload: str) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_decode_of_anything_is_a_message_or_a_frame_error(seed: int) -> None:
     rnd = Random(seed)
-    valid = encode_full(1, {5: ENTRY_5, 1031: ENTRY_S7})[0]
+    known = {5: ENTRY_5, 1031: ENTRY_S7}
+    valid = encode_full(1, known) + encode_lost(1, {(2, 1): 7, (3, 1): 8}, known)
     for _ in range(300):
-        payload = bytearray(valid if rnd.random() < 0.7 else rnd.randbytes(rnd.randrange(40)))
+        payload = bytearray(
+            rnd.choice(valid) if rnd.random() < 0.7 else rnd.randbytes(rnd.randrange(40))
+        )
         for _ in range(rnd.randrange(3)):
             if payload:
                 payload[rnd.randrange(len(payload))] = rnd.randrange(256)
@@ -152,7 +232,7 @@ def test_decode_of_anything_is_a_message_or_a_frame_error(seed: int) -> None:
 
 def check_message(message: SyncMessage | None) -> None:
     """Look at what a receiver would use."""
-    if isinstance(message, Full | Delta):
+    if isinstance(message, Full | Delta | Lost):
         for entry in filter(None, message.entries.values()):
             assert len(metric_of(entry).hops) <= wire.MAX_PATH_HOPS
 

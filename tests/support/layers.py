@@ -37,6 +37,8 @@ LAYERS = {
     "netcore.registry": 2,
     "netcore.roundtrips": 2,
     "netcore.router": 2,
+    "netcore.choices": 2,
+    "netcore.learned": 2,
     "netcore.routing": 2,
     "netcore.rpc": 2,
     "netcore._backend": 1,

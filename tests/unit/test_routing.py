@@ -666,7 +666,7 @@ def check_shortest(net: RouterNet) -> None:
                 assert (end, visited[1:]) == ("local", list(reversed(path.metric.hops)))
     providers = [n for n, r in net.routers.items() if r.path_to_service(7) == LOCAL]
     for node, score in net.scores(providers).items():
-        candidates = net.routers[node]._chosen.get(FIRST_SERVICE + 7)
+        candidates = net.routers[node]._choices.chosen.get(FIRST_SERVICE + 7)
         if score:
             assert candidates is not None
             assert candidates[0].metric.score == score

@@ -11,9 +11,10 @@ from netcore._pure.calls import CallDesk
 from netcore._pure.connection import Connection
 from netcore._pure.switch import Switch
 from netcore.ids import differing_layer
+from netcore.learned import Learned, place_of
 from netcore.route import Metric
 from netcore.router import FIRST_SERVICE
-from netcore.routing import LayeredRouter, _Link
+from netcore.routing import LayeredRouter
 from netcore.stats import DROP_COUNTERS
 
 __all__ = ["PLANTS", "planted"]
@@ -39,7 +40,7 @@ def _skip_clear() -> Iterator[None]:
         if link is not None and link.direct is not None:
             link.direct = None
             if link.place not in link.received:
-                del router._candidates[link.place][conn_id]
+                router._choices.remove(link.place, conn_id)
             router._recompute({link.place}, conn_id)
 
     with _replaced(LayeredRouter, "del_direct", keep):
@@ -53,12 +54,12 @@ def _skip_split_horizon() -> Iterator[None]:
     def announcement(router: LayeredRouter, place: int, for_node: int) -> Metric | None:
         if place - FIRST_SERVICE in router._offered:
             return Metric(0, ())
-        chosen = router._chosen.get(place)
+        chosen = router._choices.chosen.get(place)
         if chosen is None:
             return None
         if place < FIRST_SERVICE:
             layer = differing_layer(router.node_id, for_node)
-            if place >> 8 < layer or place == router._place_of(for_node):
+            if place >> 8 < layer or place == place_of(router.node_id, for_node):
                 return None
         return chosen[0].metric
 
@@ -115,7 +116,7 @@ def _overtake() -> Iterator[None]:
 def _stale_metric() -> Iterator[None]:
     """Paths learned over a link keep the metric that it had then."""
 
-    def keep(router: LayeredRouter, link: _Link, metric: Metric) -> set[int]:
+    def keep(router: LayeredRouter, link: Learned, metric: Metric) -> set[int]:
         link.metric = metric
         return set()
 

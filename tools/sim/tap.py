@@ -12,7 +12,7 @@ from netcore.sim.streams import End
 
 from .crew import Crew
 
-__all__ = ["Tap"]
+__all__ = ["Direction", "Tap"]
 
 _TAG_BYTES: Final = 16
 _HEAD_BYTES: Final = 4
@@ -32,7 +32,7 @@ class Tap:
     def __init__(self, crew: Crew, *, secret: bool) -> None:
         self._crew = crew
         self._secret = secret
-        self._streams: dict[End, _Direction] = {}
+        self._streams: dict[End, Direction] = {}
         self._hops: dict[bytes, int] = {}
         self._visits: set[tuple[bytes, int, int]] = set()
 
@@ -40,7 +40,7 @@ class Tap:
         """Take in what leaves an end."""
         direction = self._streams.get(end)
         if direction is None:
-            direction = self._streams[end] = _Direction(secret=self._secret)
+            direction = self._streams[end] = Direction(secret=self._secret)
         node_id = end.peer.peer_id
         for kind, body in direction.take(data):
             if kind in (wire.KIND_MESSAGE, wire.KIND_CALL):
@@ -66,7 +66,7 @@ class Tap:
 
 
 @final
-class _Direction:
+class Direction:
     """The bytes of one direction of a stream."""
 
     def __init__(self, *, secret: bool) -> None:
