@@ -30,7 +30,7 @@ from netcore import (
 )
 from netcore.cli.screen import Screen
 
-from .memory import MIB, anonymous_bytes, mib
+from .growth import MIB, anonymous_bytes, mib
 from .scenario import Table
 
 SERVICE: Final = 10
