@@ -114,6 +114,13 @@ def test_seed_that_fails_says_how_to_run_it_again(capsys: pytest.CaptureFixture[
     assert said[1].strip() == job.command()
 
 
+def test_speed_says_how_fast_time_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed", "heartbeats", "--backend", "pure", "--nodes", "3", "--seconds", "2"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("heartbeats pure     3 nodes     3 links")
+    assert "x real time" in said
+
+
 def test_seed_run_twice_ends_alike() -> None:
     job = Job("liveness", 3, "pure")
     assert run_job(job) == run_job(job)
