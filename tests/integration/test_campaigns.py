@@ -18,7 +18,7 @@ from tools.sim.shrink import shrink
 IS_SECOND = os.environ.get("NETCORE_PURE") == "1" and fast_is_built()
 SEEDS = 200
 NODES = 6  # at most; a longer campaign by hand has more
-PIECE = 50  # seeds of one test, so that none of them takes minutes
+PIECE = 25  # seeds of one test, so that none of them takes minutes
 FEW = 10
 
 first_pass_only = pytest.mark.skipif(IS_SECOND, reason="plants are pure: the first pass did this")
