@@ -18,7 +18,7 @@ from tools.sim.shrink import shrink
 IS_SECOND = os.environ.get("NETCORE_PURE") == "1" and fast_is_built()
 SEEDS = 200
 NODES = 6  # at most; a longer campaign by hand has more
-PIECE = 50  # seeds of one test, so that none of them takes minutes
+PIECE = 25  # seeds of one test, so that none of them takes minutes
 FEW = 10
 
 first_pass_only = pytest.mark.skipif(IS_SECOND, reason="plants are pure: the first pass did this")
@@ -112,6 +112,13 @@ def test_seed_that_fails_says_how_to_run_it_again(capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(f"seed {job.seed}: refused: ")
     assert said[1].strip() == job.command()
+
+
+def test_speed_says_how_fast_time_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed", "heartbeats", "--backend", "pure", "--nodes", "3", "--seconds", "2"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("heartbeats pure     3 nodes     3 links")
+    assert "x real time" in said
 
 
 def test_seed_run_twice_ends_alike() -> None:
