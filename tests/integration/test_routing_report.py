@@ -33,7 +33,7 @@ def test_faults_of_a_small_network_meet_the_targets() -> None:
 
 
 def test_network_at_rest_meets_the_targets() -> None:
-    result = run_job(Job("calm", 1, NODES, 1))
+    [result] = run_job(Job(("calm",), 1, NODES, 1))
     assert len(result["results"][0]["stretches"]) == NODES * (NODES - 1)
     assert [target for target in targets([result]) if not target[-1]] == []
 
@@ -66,7 +66,7 @@ def test_report_has_figures_and_plots(tmp_path: Path) -> None:
     assert {"routing.json", "routing.md", "routing-gone.svg"} <= names
     text = (tmp_path / "routing.md").read_text()
     assert "| node killed | 1 |" in text
-    assert "Measured on today, 1 networks of 4 nodes." in text
+    assert "Measured on today with `--seeds 1 --nodes 4 --count 1`." in text
     [result, without] = json.loads((tmp_path / "routing.json").read_text())
     assert (result["what"], result["no_losses"]) == ("node killed", False)
     assert without["no_losses"]
@@ -78,7 +78,7 @@ def test_nothing_to_measure_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_jobs_are_all_faults_and_the_rest() -> None:
-    whats = {job.what for job in jobs_of([1], 100, 1)}
+    whats = {what for job in jobs_of([1], 100, 1) for what in job.whats}
     assert whats == {*FAULTS, "calm", "jitter", "moves"}
 
 

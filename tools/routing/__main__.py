@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 from netcore.cli.screen import Screen
@@ -30,27 +29,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     jobs = jobs_of(range(1, options.seeds + 1), options.nodes, options.count)
     if options.only:
-        jobs = [job for job in jobs if any(fnmatch(job.what, only) for only in options.only)]
+        jobs = [job for job in (job.only(options.only) for job in jobs) if job.whats]
     if not jobs:
         print("nothing is called so")
         return 2
     begin_s = time.monotonic()
     results = []
     with Screen() as screen:
-        for result in run_all(jobs, min(options.jobs, len(jobs))):
-            results.append(result)
-            seconds = time.monotonic() - begin_s
-            left_s = seconds / len(results) * (len(jobs) - len(results))
-            full = 30 * len(results) // len(jobs)
-            bar = "#" * full + "." * (30 - full)
-            screen.show([f"[{bar}] {len(results)}/{len(jobs)}  {left_s:.0f} s left"])
+        for done, found in enumerate(run_all(jobs, min(options.jobs, len(jobs))), 1):
+            results += found
+            screen.show([_bar(done, len(jobs), time.monotonic() - begin_s)])
         screen.close()
         for problem in write(options.output, results, options.date):
             screen.say(problem, "bad")
-        found = targets(results)
-        for what, value, target, is_met in found:
+        seen = targets(results)
+        for what, value, target, is_met in seen:
             screen.say(f"{what}: {value} (target {target})", "good" if is_met else "bad")
-    return 0 if all(is_met for *_, is_met in found) else 1
+    return 0 if all(is_met for *_, is_met in seen) else 1
+
+
+def _bar(done: int, total: int, seconds: float) -> str:
+    full = 30 * done // total
+    left_s = seconds / done * (total - done)
+    return f"[{'#' * full}{'.' * (30 - full)}] {done}/{total}  {left_s:.0f} s left"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

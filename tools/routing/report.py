@@ -163,7 +163,8 @@ def write(folder: Path, results: Sequence[Result], date: str) -> list[str]:
     nodes = max(r["nodes"] for r in ordered)
     parts = [_INTRO]
     if date:
-        parts.append(f"Measured on {date}, {seeds} networks of {nodes} nodes.\n")
+        options = f"--seeds {seeds} --nodes {nodes} --count {max(r['count'] for r in ordered)}"
+        parts.append(f"Measured on {date} with `{options}`.\n")
     parts.append("| what | found | target | |\n|---|---|---|---|")
     parts += [
         f"| {w} | {v} | {t} | {'yes' if ok else '**no**'} |" for w, v, t, ok in targets(ordered)

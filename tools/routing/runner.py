@@ -6,8 +6,9 @@ import logging
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, final
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
+from typing import Any, Final, final
 
 from .calm import look, move, shake
 from .faults import FAULTS, provoke
@@ -17,6 +18,9 @@ __all__ = ["Job", "jobs_of", "run_all", "run_job"]
 
 #: What is measured besides faults.
 CALM, JITTER, MOVES = "calm", "jitter", "moves"
+#: The faults that are shown without naming losses as well.
+UNNAMED: Final = ("node killed", "power failure of a node", "link cut")
+MOST_SHAKEN: Final = 20  # nodes; five minutes of more take long
 
 
 @final
@@ -25,48 +29,66 @@ class Job:
     """One network and what happens to it.
 
     Attributes:
-        what: A fault, or one of the constants.
+        whats: Faults, and the constants; one after the other.
         seed: Of everything.
         nodes: Of the network.
-        count: How often.
+        count: How often each of them.
         no_losses: Nobody names lost links.
     """
 
-    what: str
+    whats: tuple[str, ...]
     seed: int
     nodes: int
     count: int
     no_losses: bool = False
 
+    def only(self, patterns: Sequence[str]) -> Job:
+        """Return what is left of it when only that is asked for which fits a pattern."""
+        whats = (what for what in self.whats if any(fnmatch(what, p) for p in patterns))
+        return replace(self, whats=tuple(whats))
+
 
 def jobs_of(seeds: Sequence[int], nodes: int, count: int) -> list[Job]:
     """Return everything there is to measure, the long ones first."""
-    shaken = min(20, nodes)
-    jobs = [Job(JITTER, seed, shaken, 1) for seed in seeds]
-    jobs += [Job(what, seed, nodes, count) for what in (*FAULTS, MOVES) for seed in seeds]
-    jobs += [Job(CALM, seed, nodes, 1) for seed in seeds]
-    jobs += [Job(what, seeds[0], nodes, count, no_losses=True) for what in FAULTS]
+    jobs = [Job(tuple(FAULTS), seed, nodes, count) for seed in seeds]
+    jobs += [Job((CALM, MOVES), seed, nodes, count) for seed in seeds]
+    jobs.append(Job(UNNAMED, seeds[0], nodes, count, no_losses=True))
+    jobs += [Job((JITTER,), seed, min(MOST_SHAKEN, nodes), 1) for seed in seeds]
     return jobs
 
 
-def run_job(job: Job) -> dict[str, Any]:
-    """Return the job and what came of it, as plain values."""
+def run_job(job: Job) -> list[dict[str, Any]]:
+    """Return what came of a job, as plain values, for each of its parts."""
     logging.disable(logging.CRITICAL)  # nodes warn of what is done to them
-    with without_losses(job.no_losses):
-        lab = Lab(job.seed, job.nodes)
-        results: list[Any]
-        if job.what == CALM:
-            results = [asdict(look(lab))]
-        elif job.what == JITTER:
-            results = [shake(lab)]
-        elif job.what == MOVES:
-            results = move(lab, job.count).moved_ms
-        else:
-            results = [asdict(provoke(lab, job.what)) for _ in range(job.count)]
-    return {**asdict(job), "results": results}
+    try:
+        with without_losses(job.no_losses):
+            lab = Lab(job.seed, job.nodes)
+            return [
+                {
+                    "what": what,
+                    "seed": job.seed,
+                    "nodes": job.nodes,
+                    "count": job.count,
+                    "no_losses": job.no_losses,
+                    "results": _results(lab, what, job),
+                }
+                for what in job.whats
+            ]
+    finally:
+        logging.disable(logging.NOTSET)
 
 
-def run_all(jobs: Sequence[Job], processes: int) -> Iterator[dict[str, Any]]:
+def _results(lab: Lab, what: str, job: Job) -> list[Any]:
+    if what == CALM:
+        return [asdict(look(lab))]
+    if what == JITTER:
+        return [shake(lab)]
+    if what == MOVES:
+        return move(lab, job.count).moved_ms
+    return [asdict(provoke(lab, what)) for _ in range(job.count)]
+
+
+def run_all(jobs: Sequence[Job], processes: int) -> Iterator[list[dict[str, Any]]]:
     """Yield what came of each job, in no particular order."""
     if processes == 1:
         yield from map(run_job, jobs)
