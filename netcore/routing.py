@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 _AT_HOME: Final = Metric(0, ())
+MAX_LOST: Final = 1_024  # neighbours that ``take_lost`` tells of at once
 
 
 class LayeredRouter(RouterTable):
@@ -144,7 +145,9 @@ class LayeredRouter(RouterTable):
         touched = set(link.received)
         if link.direct is not None:
             touched.add(link.place)
-            if all(other.node_id != link.node_id for other in self._links.values()):
+            # Nobody asks, perhaps: then it is not to grow for ever.
+            is_last = all(other.node_id != link.node_id for other in self._links.values())
+            if is_last and len(self._lost) < MAX_LOST:
                 self._lost.add(link.node_id)
         self._choices.distrust(conn_id)
         for place in touched:

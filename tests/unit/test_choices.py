@@ -8,7 +8,7 @@ import pytest
 
 from netcore.explain import known_routes
 from netcore.route import Metric
-from netcore.routing import LayeredRouter
+from netcore.routing import MAX_LOST, LayeredRouter
 
 TO_2, TO_3 = 0x102, 0x103
 
@@ -112,6 +112,14 @@ def test_lost_neighbour_is_named_once_and_not_while_a_link_to_it_is_left() -> No
     router.set_direct(TO_2, 2, Metric(2, (2,)))
     assert router.take_lost() == {2}
     assert router.take_lost() == set()
+
+
+def test_lost_neighbours_of_a_router_that_nobody_asks_are_bounded() -> None:
+    router = LayeredRouter(0)
+    for node in range(1, MAX_LOST + 100):
+        router.set_direct(TO_2, node, Metric(2, (node,)))
+        router.del_direct(TO_2)
+    assert len(router.take_lost()) == MAX_LOST
 
 
 @pytest.mark.parametrize("seed", range(30))

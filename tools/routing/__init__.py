@@ -1,0 +1,1 @@
+"""How well netcore routes, measured in the simulator."""
