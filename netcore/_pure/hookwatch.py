@@ -14,8 +14,6 @@ Facts that this file relies on:
 
 from __future__ import annotations
 
-import time
-
 from .._typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
@@ -32,23 +30,23 @@ class HookWatch:
 
     Args:
         limit_ms: A hook that takes longer is told of; 0: nothing is timed.
-        clock: Returns milliseconds; None: the system's.
+        clock_ns: Returns nanoseconds that never go back.
         on_slow: Called with the hook, what it took in ms, how many calls of it that were, and the
             time in ms, by the same clock.
     """
 
     __slots__ = (
-        "_block", "_clock", "_last", "_left", "_limit_ns", "_on_slow", "_since_ns", "watched",
+        "_block", "_last", "_left", "_limit_ns", "_now_ns", "_on_slow", "_since_ns", "watched",
     )  # fmt: skip
 
     def __init__(
         self,
         limit_ms: int,
-        clock: Callable[[], int] | None,
+        clock_ns: Callable[[], int],
         on_slow: Callable[[object, int, int, int], object] | None,
     ) -> None:
         self._limit_ns = 0 if on_slow is None else limit_ms * 1_000_000
-        self._clock = clock
+        self._now_ns = clock_ns
         self._on_slow = on_slow
         self._since_ns = 0
         self._block = 1  # calls that are timed together
@@ -93,6 +91,3 @@ class HookWatch:
             return False
         self._on_slow(hook, took_ns // 1_000_000, calls, now_ns // 1_000_000)
         return True
-
-    def _now_ns(self) -> int:
-        return time.monotonic_ns() if self._clock is None else self._clock() * 1_000_000

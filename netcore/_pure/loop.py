@@ -192,7 +192,8 @@ class Loop:
         self._now_ms = self._clock()
         self._waker = wake
         limit_ms = operator.index(slow_hook_ms) if wake is None else 0
-        self._watch = HookWatch(limit_ms, clock, on_slow)
+        clock_ns = time.monotonic_ns if clock is None else lambda: clock() * 1_000_000
+        self._watch = HookWatch(limit_ms, clock_ns, on_slow)
         if wake is not None:
             return
         self._owns_selector = selector is None

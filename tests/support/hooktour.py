@@ -11,6 +11,7 @@ import contextlib
 import inspect
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from netcore import (
@@ -124,7 +125,7 @@ class Tour:
         self.cluster.settle()
         self.check_alive()
         for node in (self.third, self.node):
-            self._try(lambda node=node: node.close(0))
+            self._try(partial(node.close, 0))
         self.cluster.settle()
         return self
 
@@ -161,8 +162,13 @@ class Tour:
         conn_id, agent = self._link_to(2), self.node.agent(10)
         if self.node.closed or not conn_id:
             return
+
+        def send() -> None:
+            agent.send_to_conn(conn_id, bytes(16_000))
+            self.cluster.settle()
+
         self.cluster.frozen.add(self.other)
-        until_refused(lambda: (agent.send_to_conn(conn_id, bytes(16_000)), self.cluster.settle()))
+        until_refused(send)
         self.cluster.frozen.clear()
         self.cluster.settle()
 

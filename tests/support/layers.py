@@ -39,6 +39,7 @@ LAYERS = {
     "netcore.router": 2,
     "netcore.routing": 2,
     "netcore.rpc": 2,
+    "netcore.slowhooks": 2,
     "netcore._backend": 1,
     "netcore._fast": 1,
     "netcore._pure": 1,
