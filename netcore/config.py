@@ -38,6 +38,7 @@ _RANGES: Final[dict[str, tuple[int, int]]] = {
     "max_drain": (16, 1 << 24),
     "max_posts": (1, 1 << 24),
     "busy_poll_us": (0, 1_000_000),
+    "slow_hook_ms": (0, 3_600_000),
     "max_pending_calls": (1, 1 << 24),
     "max_answers_open": (1, 1 << 24),
     "max_broadcast_origins": (1, 1 << 20),
@@ -80,6 +81,7 @@ class NodeConfig:
         max_posts: Functions posted from other threads, waiting.
         busy_poll_us: Before it sleeps the node looks for work so many microseconds without giving
             up its core: shorter round trips for a core that is never idle. 0: never.
+        slow_hook_ms: A hook or callback that takes longer is logged and counted. 0: nobody looks.
         max_pending_calls: Calls of this node without an answer yet.
         max_answers_open: Calls to this node not answered yet; more get BUSY.
         max_broadcast_origins: Nodes, each life of one counted, of whose broadcasts is known which
@@ -114,6 +116,7 @@ class NodeConfig:
     max_drain: int = 10_000
     max_posts: int = 65_536
     busy_poll_us: int = 0
+    slow_hook_ms: int = 50
     max_pending_calls: int = 65_536
     max_answers_open: int = 65_536
     max_broadcast_origins: int = 16_384

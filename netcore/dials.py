@@ -121,7 +121,7 @@ class DialBook:
             return
         self.failed += 1
         if self._hooks.observer is not None:
-            self._hooks.observer.dial_failed(conn_id, node_id, error)
+            self._hooks.run(self._hooks.observer.dial_failed, conn_id, node_id, error)
         logger.debug("%s failed: %s", format_conn(conn_id), error)
         self._redialer.on_failed(conn_id, error, found)  # first: hooks may ask when it goes on
         for behavior, agent in self._behaviors:

@@ -298,6 +298,7 @@ class Host:
             kept_refused=plane.redialer.refused,
             accept_errors=self.accept_errors,
             hook_errors=plane.hook_errors,
+            slow_hooks=plane.slow_hooks,
             events_dropped=plane.events_dropped,
             commands_refused=plane.commands_refused,
             posts_refused=loop.posts_refused,

@@ -93,7 +93,7 @@ class LinkLife:
         self._links.add(link)
         self.opened += 1
         if self._hooks.observer is not None:
-            self._hooks.observer.link_up(conn)
+            self._hooks.run(self._hooks.observer.link_up, conn)
         self._monitor.add(link, rtt_ms)
         if logger.isEnabledFor(INFO):
             name = format_conn(conn_id)
@@ -158,7 +158,7 @@ class LinkLife:
         link.drop_handlers()
         self.closed += 1
         if self._hooks.observer is not None:
-            self._hooks.observer.link_down(conn, code, text)
+            self._hooks.run(self._hooks.observer.link_down, conn, code, text)
         self._ending.add(conn.conn_id)
 
     def tell_disconnected(self, link: Link) -> None:

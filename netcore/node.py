@@ -108,6 +108,8 @@ class Node:
             max_posts=self._config.max_posts,
             busy_poll_us=self._config.busy_poll_us,
             wake=wake,
+            slow_hook_ms=self._config.slow_hook_ms,
+            on_slow=self._on_slow_hook,
         )
         try:
             self._assemble(kernels, bound, behaviors, transports, micros, observer)
@@ -383,7 +385,7 @@ class Node:
             self._check()
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {type(fn).__name__}")
-        self._loop.post(self._run_posted, fn, args)
+        self._loop.post(self._plane.run_posted, fn, args)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when ``poll(0)`` has work.
@@ -559,12 +561,8 @@ class Node:
     def _shut(self) -> bool:
         return self._closed
 
-    def _run_posted(self, fn: Callable[..., object], args: tuple[object, ...]) -> None:
-        try:
-            fn(*args)
-        except Exception as exc:
-            self._plane.on_hook_error(fn, exc)
-        self._plane.drain()
+    def _on_slow_hook(self, hook: object, took_ms: int, calls: int, now_ms: int) -> None:
+        self._plane.on_slow_hook(hook, took_ms, calls, now_ms)
 
     def _on_loop_error(self, where: str, exc: BaseException) -> None:
         if isinstance(exc, Exception):

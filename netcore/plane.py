@@ -97,7 +97,7 @@ class Plane:
         self.node_id = NodeId(config.node_id)
         self.commands: deque[Command] = deque()
         self.links = LinkTable()
-        self._hooks = HookRunner(self.node_id, loop, observer)
+        self._hooks = HookRunner(self.node_id, loop, observer, config.slow_hook_ms)
         #: Raise what interrupted a hook of this turn, if something did; between two turns.
         self.raise_interrupt = self._hooks.raise_interrupt
         self._behaviors = BehaviorTable(behaviors, reserved)
@@ -166,6 +166,11 @@ class Plane:
         return self._hooks.errors
 
     @property
+    def slow_hooks(self) -> int:
+        """How often a hook or callback took longer than ``slow_hook_ms``."""
+        return self._hooks.slow
+
+    @property
     def events_dropped(self) -> int:
         """Handler events without a handler to go to."""
         return self._events.dropped + self._events_left
@@ -201,6 +206,15 @@ class Plane:
     def on_hook_error(self, hook: object, exc: Exception) -> None:
         """User code raised in the switch, the loop or a posted function."""
         self._hooks.on_error(hook, exc)
+
+    def on_slow_hook(self, hook: object, took_ms: int, calls: int, now_ms: int) -> None:
+        """User code took longer than ``slow_hook_ms``."""
+        self._hooks.on_slow(hook, took_ms, calls, now_ms)
+
+    def run_posted(self, fn: Callable[..., object], args: tuple[object, ...]) -> None:
+        """Call what was posted, like a hook."""
+        self._hooks.run(fn, *args)
+        self.drain()
 
     def hold_interrupt(self, exc: BaseException) -> None:
         """Keep a KeyboardInterrupt or the like for ``raise_interrupt``."""

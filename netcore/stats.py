@@ -194,6 +194,7 @@ class NodeStats:
         kept_refused: Not kept because of ``max_kept``.
         accept_errors: accept() failed, for example for want of file descriptors.
         hook_errors: Exceptions that left a hook or a callback.
+        slow_hooks: How often a hook or a callback took longer than ``slow_hook_ms``.
         events_dropped: Handler events without a handler to go to.
         commands_refused: Requests of hooks beyond ``max_commands``.
         posts_refused: ``post`` calls beyond ``max_posts``.
@@ -256,6 +257,7 @@ class NodeStats:
     kept_refused: int = 0
     accept_errors: int = 0
     hook_errors: int = 0
+    slow_hooks: int = 0
     events_dropped: int = 0
     commands_refused: int = 0
     posts_refused: int = 0

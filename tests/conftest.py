@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sysconfig
+from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import netcore
 from netcore import _backend
+from support.canary import find_canary
 
 REPO = Path(__file__).resolve().parents[1]
 FAST_DIR = Path(netcore.__file__).resolve().parent / "_fast"
@@ -70,3 +73,14 @@ def backend(request: pytest.FixtureRequest) -> _backend.BackendName:
 def kernels(backend: _backend.BackendName) -> ModuleType:
     """Return the kernels of one backend; a test that uses it runs once per backend."""
     return _backend.load(backend)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, None]:
+    """Fail whatever test makes netcore print or log a secret, whatever it is about."""
+    outcome = yield
+    report = outcome.get_result()
+    for title, text in report.sections:
+        if find_canary(text):
+            report.outcome = "failed"
+            report.longrepr = f"a secret of the tests is in {title!r}: {find_canary(text)}"

@@ -35,7 +35,7 @@ from netcore._fast.codec cimport (
     store_u64,
 )
 from netcore._fast.connection cimport MAX_REASON_BYTES
-from netcore._fast.loop cimport Loop
+from netcore._fast.loop cimport Loop, enter_hook, leave_hook
 from netcore._fast.pending cimport (
     KEPT_PLACES,
     NO_PLACE,
@@ -414,11 +414,13 @@ cdef class CallDesk(Calls):
         if not answer.ok:
             self.failed += 1
         args[2] = <PyObject*>answer
+        enter_hook(self._loop, on_done)
         result = call(<PyObject*>on_done, args, 1)
         if result == NULL:
-            return self._on_raised(on_done)
-        decref(result)
-        return 0
+            self._on_raised(on_done)
+        else:
+            decref(result)
+        return leave_hook(self._loop)
 
     cdef int _on_raised(self, object hook) except -1:
         """Report the exception that is set."""
@@ -573,14 +575,16 @@ cdef class CallDesk(Calls):
         args[2] = <PyObject*>target[1]
         args[3] = <PyObject*>request
         args[4] = <PyObject*>answer
+        enter_hook(self._loop, target[0])
         result = call(<PyObject*>target[0], args, 3)
         if result != NULL:
             handled = is_true(result)
             decref(result)
-            if handled == 1:
-                return 0
         if handled < 0:
             self._on_raised(target[0])
+        leave_hook(self._loop)
+        if handled == 1:
+            return 0
         if answer._desk == NULL:
             return 0
         answer._answered = True

@@ -61,6 +61,15 @@ cdef class Loop:
     cdef Py_ssize_t _n_sources
     cdef list _dirty
     cdef object _posts
+    # As in HookWatch, the pure twin of this part.
+    cdef object _watched            # the hook being timed, None between blocks
+    cdef PyObject* _last_hook       # which hook _block is about; compared, never used
+    cdef int _block
+    cdef int _block_left
+    cdef int _hook_clock            # which of the system's clocks
+    cdef long long _hook_since_ns
+    cdef long long _slow_hook_ns    # 0: nothing is timed
+    cdef object _on_slow
     cdef long long _max_posts
     cdef long long _posts_refused
     cdef TimerQueue _timers
@@ -73,10 +82,15 @@ cdef class Loop:
     cdef int c_update_now(self) except -1
     # To be called now and then in what may take long.
     cdef void c_write_early(self) noexcept
+    # Time user code; enter_hook below is the quick way to the first.
+    cdef int c_begin_hook(self, object hook) except -1
+    cdef int c_leave_hook(self) except -1
     # For any thread that holds the GIL.
     cdef void c_wake(self) noexcept
 
     cdef long long _clock_ms(self) except? -1
+    cdef long long _hook_clock_ns(self) except? -1
+    cdef bint _end_hooks(self, long long now_ns) except -1
     cdef int _check_open(self) except -1
     cdef int _check_real(self) except -1
     cdef int _control(self, int fd, int old, int new) except -1
@@ -100,3 +114,16 @@ cdef class Loop:
     cdef int _call(self, str where, object fn, tuple args) except -1
     cdef int _flush_dirty(self) except -1
     cdef int _flush_one(self, Source source) except -1
+
+
+cdef inline int enter_hook(Loop loop, object hook) except -1:
+    """Say that a hook is about to be called."""
+    if loop._block_left != 0 and hook is loop._watched:
+        loop._block_left -= 1
+        return 0
+    return 0 if loop._slow_hook_ns == 0 else loop.c_begin_hook(hook)
+
+
+cdef inline int leave_hook(Loop loop) except -1:
+    """Say that no hook is running any more."""
+    return 0 if loop._watched is None else loop.c_leave_hook()

@@ -23,6 +23,7 @@ from libc.string cimport memset
 
 from netcore._fast.syscalls cimport (
     CLOCK_MONOTONIC,
+    CLOCK_MONOTONIC_COARSE,
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
@@ -67,6 +68,8 @@ cdef enum:
     LONGEST_WAIT_MS = 86400000  # selectors overflow beyond some weeks
     FIRST_SLOTS = 64
     EARLY_NS = 50000            # a few times what a write and the wake-up of its reader cost
+    LONGEST_BLOCK = 16          # calls timed together; also: the limit / 16 is a slow block
+    COARSE_MS = 20              # limits from here on need no better clock than one of 1 to 10 ms
     EARLY_SOURCES = 64          # more are not looked through several times a turn
 
 cdef uint64_t WAKE = 0xFFFFFFFFFFFFFFFF  # `data` of the wake-up pair; no fd is that large
@@ -153,7 +156,7 @@ cdef class Loop:
 
     def __init__(
         self, selector=None, *, clock=None, on_error=None, max_posts=65_536, busy_poll_us=0,
-        wake=None,
+        wake=None, slow_hook_ms=0, on_slow=None,
     ):
         """Make a loop."""
         if self._sources is not None:
@@ -172,6 +175,13 @@ cdef class Loop:
         self._timers = TimerQueue()
         self.c_update_now()
         self._waker = wake
+        if wake is None and on_slow is not None:
+            self._slow_hook_ns = to_int64(slow_hook_ms) * 1000000
+        self._on_slow = on_slow
+        self._block = 1
+        # A fifth of what the other costs.
+        coarse = self._slow_hook_ns >= COARSE_MS * 1000000
+        self._hook_clock = CLOCK_MONOTONIC_COARSE if coarse else CLOCK_MONOTONIC
         if wake is not None:
             self._closed = False
             return
@@ -436,6 +446,55 @@ cdef class Loop:
             pass
         self._woken = False
 
+    # -- how long hooks take -----------------------------------------------------------------------
+
+    def enter_hook(self, hook):
+        """Say that a hook is about to be called; it is timed until the next one, or `leave_hook`."""
+        enter_hook(self, hook)
+
+    def leave_hook(self):
+        """Say that no hook is running any more; at the latest the loop does."""
+        leave_hook(self)
+
+    cdef int c_begin_hook(self, object hook) except -1:
+        cdef long long now_ns = self._hook_clock_ns()
+        if self._watched is not None and self._end_hooks(now_ns):
+            now_ns = self._hook_clock_ns()
+        if <PyObject*>hook != self._last_hook:
+            self._last_hook = <PyObject*>hook
+            self._block = 1
+        self._watched = hook
+        self._block_left = self._block - 1
+        self._hook_since_ns = now_ns
+        return 0
+
+    cdef int c_leave_hook(self) except -1:
+        self._end_hooks(self._hook_clock_ns())
+        return 0
+
+    cdef bint _end_hooks(self, long long now_ns) except -1:
+        """End the block; return whether it had to be told of."""
+        cdef object hook = self._watched
+        cdef int calls = self._block - self._block_left
+        cdef long long took_ns = now_ns - self._hook_since_ns
+        self._watched = None
+        self._block_left = 0
+        if took_ns * LONGEST_BLOCK >= self._slow_hook_ns:
+            self._block = 1
+        elif calls == self._block and calls < LONGEST_BLOCK:
+            self._block *= 2
+        if took_ns <= self._slow_hook_ns:
+            return False
+        self._on_slow(hook, took_ns // 1000000, calls, now_ns // 1000000)
+        return True
+
+    cdef long long _hook_clock_ns(self) except? -1:
+        cdef timespec now
+        if self._clock is not None:
+            return <long long>self._clock() * 1000000
+        clock_gettime(self._hook_clock, &now)
+        return <long long>now.tv_sec * 1000000000 + now.tv_nsec
+
     # -- the turn ----------------------------------------------------------------------------------
 
     def run_once(self, timeout_ms):
@@ -659,6 +718,8 @@ cdef class Loop:
             source.c_on_ready(mask)
         except Exception as error:
             self._on_error("on_ready", error)
+        finally:
+            leave_hook(self)
         return 1
 
     cdef int _serve_timers(self) except -1:
@@ -689,6 +750,8 @@ cdef class Loop:
             fn(*args)
         except Exception as error:
             self._on_error(where, error)
+        finally:
+            leave_hook(self)
         return 0
 
     cdef int _flush_dirty(self) except -1:
@@ -714,6 +777,8 @@ cdef class Loop:
             source.c_flush()
         except Exception as error:
             self._on_error("flush", error)
+        finally:
+            leave_hook(self)
         return 0
 
     # -- the rest ----------------------------------------------------------------------------------

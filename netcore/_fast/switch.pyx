@@ -81,7 +81,7 @@ from netcore._fast.connection cimport (
     Hub,
     queued,
 )
-from netcore._fast.loop cimport Loop
+from netcore._fast.loop cimport Loop, enter_hook, leave_hook
 from netcore._fast.records cimport MAX_RECORD_BYTES, RECORD_ROOM_BYTES
 from netcore._fast.table cimport (
     ACTION_LOCAL,
@@ -988,12 +988,15 @@ cdef class Switch(Hub):
         return self._call_hook((<tuple>target)[0], (<tuple>target)[1], message)
 
     cdef int _call_hook(self, object hook, object agent, Message message) except -1:
-        cdef PyObject* result = call_hook(hook, agent, message)
+        cdef PyObject* result
+        enter_hook(self.loop, hook)
+        result = call_hook(hook, agent, message)
         if result != NULL:
             decref(result)
         else:
             self._on_hook_error(hook)
         if deque_size(self._commands) != 0 or deque_size(self._local) != 0:
+            leave_hook(self.loop)
             self._sink.drain()
         return 0
 

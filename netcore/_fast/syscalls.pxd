@@ -15,6 +15,7 @@ cdef extern from "<time.h>" nogil:
 
     cdef enum:
         CLOCK_MONOTONIC
+        CLOCK_MONOTONIC_COARSE
 
     int clock_gettime(int clock, timespec* out)
 

@@ -318,12 +318,14 @@ class CallDesk:
     def _finish(self, on_done: OnDone, answer: CallAnswer) -> None:
         if not answer.ok:
             self.failed += 1
+        self._loop.enter_hook(on_done)
         try:
             on_done(answer)
         except Exception as exc:
             self._hooks.on_error(on_done, exc)
         except BaseException as exc:
             self._hooks.hold(exc)
+        self._loop.leave_hook()
 
     def _expire(self) -> None:
         self._timer = None
@@ -395,6 +397,7 @@ class CallDesk:
     def _run(self, target: tuple[OnRpc, object], request: RpcRequest, answer: RpcAnswer) -> None:
         hook, agent = target
         code, text = wire.RPC_INTERNAL, "the service raised an exception"
+        self._loop.enter_hook(hook)
         try:
             if hook(agent, request, answer):
                 return
@@ -404,6 +407,8 @@ class CallDesk:
             self._hooks.on_error(hook, exc)
         except BaseException as exc:
             self._hooks.hold(exc)
+        finally:
+            self._loop.leave_hook()
         if answer._desk is not None:
             answer._answered = True
             self._end(answer)

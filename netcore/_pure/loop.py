@@ -28,6 +28,7 @@ import socket
 import time
 from collections import deque
 
+from netcore._pure.hookwatch import HookWatch
 from netcore._pure.timers import Timer, TimerQueue
 from netcore.errors import LocalError, QueueFullError
 
@@ -144,6 +145,8 @@ class Loop:
         max_posts: int = 65_536,
         busy_poll_us: int = 0,
         wake: Callable[[], object] | None = None,
+        slow_hook_ms: int = 0,
+        on_slow: Callable[[object, int, int, int], object] | None = None,
     ) -> None:
         """Make a loop.
 
@@ -159,6 +162,9 @@ class Loop:
                 pass meanwhile.
             wake: For simulated time: the loop has no descriptors then, can watch none, and never
                 waits. Where its ``fileno`` would become readable it calls this instead.
+            slow_hook_ms: A hook that takes longer is slow. 0, or simulated time: none is.
+            on_slow: Told of slow ones: the hook, milliseconds, how many calls in a row that were
+                (see `enter_hook`), and the time.
 
         Raises:
             ValueError: ``max_posts`` is less than 1, or there is a ``wake`` without a ``clock`` or
@@ -185,6 +191,9 @@ class Loop:
         self._woken = False  # a byte of ours is, or is about to be, in the pair
         self._now_ms = self._clock()
         self._waker = wake
+        limit_ms = operator.index(slow_hook_ms) if wake is None else 0
+        clock_ns = time.monotonic_ns if clock is None else lambda: clock() * 1_000_000
+        self._watch = HookWatch(limit_ms, clock_ns, on_slow)
         if wake is not None:
             return
         self._owns_selector = selector is None
@@ -371,6 +380,19 @@ class Loop:
                 pass
         self._woken = False
 
+    # -- how long hooks take -----------------------------------------------------------------------
+
+    def enter_hook(self, hook: object) -> None:
+        """Say that a hook is about to be called; it is timed until the next one, or `leave_hook`.
+
+        Calls of the same hook that follow each other may be timed together.
+        """
+        self._watch.enter(hook)
+
+    def leave_hook(self) -> None:
+        """Say that no hook is running any more; at the latest the loop does."""
+        self._watch.leave()
+
     # -- the turn ----------------------------------------------------------------------------------
 
     def run_once(self, timeout_ms: int | None) -> int:
@@ -466,6 +488,8 @@ class Loop:
                 entry.source.on_ready(events)
             except Exception as error:
                 self._on_error("on_ready", error)
+            finally:
+                self._watch.leave()
         return served
 
     def _write_early(self) -> None:
@@ -505,6 +529,8 @@ class Loop:
             call[0](*call[1])
         except Exception as error:
             self._on_error(where, error)
+        finally:
+            self._watch.leave()
 
     def _flush_dirty(self) -> None:
         dirty = self._dirty
@@ -518,6 +544,8 @@ class Loop:
                     source.flush()
                 except Exception as error:
                     self._on_error("flush", error)
+                finally:
+                    self._watch.leave()
                 if not dirty:  # a flush closed the loop
                     return
                 dirty.popleft()

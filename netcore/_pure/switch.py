@@ -531,11 +531,13 @@ class Switch(Source):
             self._call_hook(target[0], target[1], message)
 
     def _call_hook(self, hook: Hook, agent: object, message: Message) -> None:
+        self.loop._watch.enter(hook)
         try:
             hook(agent, message)
         except Exception as exc:
             self._sink.on_hook_error(hook, exc)
         if self._commands or self._local:
+            self.loop._watch.leave()
             self._sink.drain()
 
 

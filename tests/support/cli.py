@@ -13,6 +13,7 @@ from types import TracebackType
 
 import netcore
 from netcore import _backend
+from support.complaints import complaints
 
 #: Longer than anything takes; afterwards a process that hangs is killed, and its test fails.
 WATCHDOG_S = 100.0
@@ -68,7 +69,7 @@ class Command:
     def finish(self) -> tuple[int, str, str]:
         """Wait for its end; return exit code, the rest of stdout, stderr."""
         out, err = self.process.communicate()
-        return self.process.returncode, out, err
+        return self.process.returncode, out, complaints(err)
 
     def _errors(self) -> str:
         return self.process.communicate()[1]

@@ -41,6 +41,7 @@ LAYERS = {
     "netcore.learned": 2,
     "netcore.routing": 2,
     "netcore.rpc": 2,
+    "netcore.slowhooks": 2,
     "netcore._backend": 1,
     "netcore._fast": 1,
     "netcore._pure": 1,
