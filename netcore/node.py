@@ -544,10 +544,13 @@ class Node:
     def _take_steps(self, *steps: Callable[[], object]) -> None:
         """Take each step whatever becomes of those before it, Ctrl-C included; that is kept."""
         for step in steps:
-            try:
-                step()
-            except BaseException as exc:
-                self._plane.hold_interrupt(exc)
+            self._take_step(step)
+
+    def _take_step(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except BaseException as exc:
+            self._plane.hold_interrupt(exc)
 
     # -- inside ------------------------------------------------------------------------------------
 
