@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, screen: Screen, table: Table) -> None:
         gc.collect()
         gc.disable()
         try:
-            fds, kib, begin = open_fds(), rss_kib(), time.monotonic()
+            kib, fds, begin = rss_kib(), open_fds(), time.monotonic()
             for number in range(options.cycles):
                 cycle()
                 if not number % 100:
