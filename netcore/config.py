@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import wire
-from ._typing import Final
+from ._typing import Final, Literal
 from .errors import LocalError
 from .ids import check_node_id
 from .values import dataclass, field
 
-__all__ = ["NodeConfig", "Secret"]
+__all__ = ["SEND_QUEUE_POLICIES", "NodeConfig", "Secret", "SendQueuePolicy"]
+
+#: What a send of this node does that meets a full send queue.
+SEND_QUEUE_POLICIES: Final = ("error", "drop_newest", "drop_oldest", "close")
+SendQueuePolicy = Literal["error", "drop_newest", "drop_oldest", "close"]
 
 #: One secret, or several during a rotation (the first is used for dialling).
 Secret = bytes | str | Sequence[bytes | str]
@@ -28,6 +32,7 @@ _RANGES: Final[dict[str, tuple[int, int]]] = {
     "read_budget_bytes": (4_096, 1 << 24),
     "write_high_bytes": (4_096, 1 << 30),
     "write_low_bytes": (0, 1 << 30),
+    "max_queued_bytes": (0, 1 << 40),
     "control_queue_bytes": (4_096, 1 << 24),
     "local_queue_bytes": (4_096, 1 << 30),
     "max_commands": (16, 1 << 24),
@@ -68,6 +73,12 @@ class NodeConfig:
         write_high_bytes: A send is accepted while less than this waits on the link.
         write_low_bytes: ``on_connection_writable`` is called when a link that refused a send has
             drained to this.
+        send_queue_policy: What a send of this node does when ``write_high_bytes`` wait already:
+            "error" raises ``SendQueueFullError``, "drop_newest" drops the message, "drop_oldest"
+            those that have waited longest and not begun to leave, "close" closes the link.
+        max_queued_bytes: What waits on all links together; beyond it the link for which the most
+            waits is closed, then the next. 0: no such bound. At least ``write_high_bytes`` and a
+            frame count, so that one link meets its own bound first.
         control_queue_bytes: Control frames waiting on a link; more closes it.
         local_queue_bytes: Messages of this node to itself, waiting.
         max_commands: What hooks may ask for (dial, close, events) before it is done.
@@ -102,6 +113,8 @@ class NodeConfig:
     read_budget_bytes: int = 256 * 1024
     write_high_bytes: int = 1 << 20
     write_low_bytes: int = 256 * 1024
+    send_queue_policy: SendQueuePolicy = "error"
+    max_queued_bytes: int = 256 << 20
     control_queue_bytes: int = 256 * 1024
     local_queue_bytes: int = 16 << 20
     max_commands: int = 65_536
@@ -132,7 +145,18 @@ class NodeConfig:
                 f"write_low_bytes ({self.write_low_bytes}) must be below "
                 f"write_high_bytes ({self.write_high_bytes})"
             )
+        if self.send_queue_policy not in SEND_QUEUE_POLICIES:
+            raise LocalError(
+                f"send_queue_policy is one of {', '.join(SEND_QUEUE_POLICIES)}, "
+                f"not {self.send_queue_policy!r}"
+            )
         object.__setattr__(self, "secret", _check_secret(self.secret))
+
+    @property
+    def total_queue_bytes(self) -> int:
+        """``max_queued_bytes``, as it counts."""
+        least = self.write_high_bytes + self.max_frame_bytes
+        return max(self.max_queued_bytes, least) if self.max_queued_bytes else 0
 
     @property
     def secrets(self) -> tuple[bytes, ...]:

@@ -281,6 +281,7 @@ class Host:
                 bytes_received=conn.bytes_received,
                 relay_queue_full=conn.relay_queue_full,
                 sends_refused=conn.sends_refused,
+                sends_dropped=conn.sends_dropped,
             )
             for link in self.plane.links
             for conn in (link.conn,)
@@ -322,6 +323,7 @@ class Host:
             answers_late=plane.calls.late,
             suspects=plane.monitor.suspects,
             routes_refused=routes_refused,
+            queued_bytes=plane.switch.queued_bytes,
             **plane.switch.counters(),
         )
 

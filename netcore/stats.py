@@ -26,6 +26,7 @@ DROP_COUNTERS: Final = (
     "dropped_link_closed",
     "dropped_router_error",
     "dropped_too_big",
+    "dropped_send_queue_full",
 )
 
 #: What the switch kernel counts, in the order of its ``counters()``.
@@ -50,6 +51,8 @@ SWITCH_COUNTERS: Final = (
     "broadcast_copies",
     "broadcast_copies_dropped",
     "broadcast_origins_forgotten",
+    "queue_overflows",
+    "links_shed",
 )
 
 
@@ -100,6 +103,7 @@ class LinkStats:
     bytes_received: int
     relay_queue_full: int
     sends_refused: int
+    sends_dropped: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +156,8 @@ class NodeStats:
         dropped_link_closed: Queued on a link that ended.
         dropped_router_error: The injected router raised.
         dropped_too_big: The next hop takes only smaller frames.
+        dropped_send_queue_full: By ``send_queue_policy``, because a send met a full queue: the
+            message sent, or older ones that waited, relayed ones among them.
         sends_refused: Sends that raised; not part of ``messages_sent``.
         control_sent: Control frames and messages of reserved services queued.
         control_received: The same, received.
@@ -170,6 +176,10 @@ class NodeStats:
             takes only smaller frames, or they were queued on a link that ended. Also those of this
             node to itself that waited when it closed.
         broadcast_origins_forgotten: Origins forgotten because of ``max_broadcast_origins``.
+        queue_overflows: Links closed because a send met a full queue and ``send_queue_policy``
+            is "close".
+        links_shed: Links closed because of ``max_queued_bytes``.
+        queued_bytes: Gauge: what counts against that, of all links.
         links: Gauge: the live links.
         links_opened: Links that were reported as connected.
         links_closed: Links that were reported as disconnected.
@@ -217,6 +227,7 @@ class NodeStats:
     dropped_link_closed: int = 0
     dropped_router_error: int = 0
     dropped_too_big: int = 0
+    dropped_send_queue_full: int = 0
     sends_refused: int = 0
     control_sent: int = 0
     control_received: int = 0
@@ -233,6 +244,9 @@ class NodeStats:
     broadcast_copies: int = 0
     broadcast_copies_dropped: int = 0
     broadcast_origins_forgotten: int = 0
+    queue_overflows: int = 0
+    links_shed: int = 0
+    queued_bytes: int = 0
     links: tuple[LinkStats, ...] = field(default=())
     links_opened: int = 0
     links_closed: int = 0

@@ -151,6 +151,8 @@ CLOSE_REPLACED: Final = 2  # a newer incarnation of the same node took over
 CLOSE_PROTOCOL_ERROR: Final = 3
 CLOSE_CONTROL_OVERFLOW: Final = 4
 CLOSE_DEAD: Final = 5  # silence for dead_ms
+CLOSE_QUEUE_FULL: Final = 6  # its send queue was full, and send_queue_policy is "close"
+CLOSE_SHED: Final = 7  # the most bytes waited for it when max_queued_bytes were exceeded
 #: Never on the wire: what a node says to itself when the stream just ended.
 CLOSE_LOST: Final = 0x100
 

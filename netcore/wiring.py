@@ -66,6 +66,8 @@ def make_switch(
         control_queue_bytes=config.control_queue_bytes,
         local_queue_bytes=config.local_queue_bytes,
         close_timeout_ms=config.close_timeout_ms,
+        send_queue_policy=config.send_queue_policy,
+        max_queued_bytes=config.total_queue_bytes,
     )
 
 

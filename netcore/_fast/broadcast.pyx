@@ -47,6 +47,8 @@ from netcore._fast.connection cimport (
     BROADCASTS_SENT,
     BROADCASTS_STALE,
     OPEN,
+    POLICY_CLOSE,
+    POLICY_ERROR,
     Connection,
     queued,
 )
@@ -431,12 +433,13 @@ cdef class BroadcastDesk(Broadcasts):
 
     cdef int _check_room(self, const broadcast_t* cast, Py_ssize_t size) except -1:
         """Raise if there are links and none of them takes a body of this size."""
+        cdef bint raises = self._switch._policy == POLICY_ERROR
         cdef Py_ssize_t position = 0
         cdef Connection refusing = None
         cdef Connection conn = self._next_link(&position, cast, NO_NODE)
         while conn is not None:
             if size <= <Py_ssize_t>conn.max_frame_bytes:
-                if queued(conn) < self._switch.write_high_bytes:
+                if not raises or queued(conn) < self._switch.write_high_bytes:
                     return 0
                 refusing = conn
             elif refusing is None:
@@ -449,7 +452,8 @@ cdef class BroadcastDesk(Broadcasts):
         while conn is not None:  # whichever drains first tells
             conn._refused = conn._refused or size <= <Py_ssize_t>conn.max_frame_bytes
             conn = self._next_link(&position, cast, NO_NODE)
-        return refusing._check_queue(size)
+        refusing._takes(size)
+        return 0
 
     cdef int _flood(
         self,
@@ -468,6 +472,7 @@ cdef class BroadcastDesk(Broadcasts):
         """
         cdef Switch switch = self._switch
         cdef uint32_t size = BROADCAST_HEADER_BYTES + <uint32_t>n
+        cdef size_t shared = self._shared_of(cast, came_from, n)
         cdef Py_ssize_t position = 0
         cdef Connection conn = self._next_link(&position, cast, came_from)
         store_u32(frame, <uint32_t>KIND_BROADCAST << 24 | size)
@@ -476,23 +481,61 @@ cdef class BroadcastDesk(Broadcasts):
             switch._counts[BROADCAST_COPIES] += 1
             if ttl == 0 or size > conn.max_frame_bytes:
                 switch._counts[BROADCAST_COPIES_DROPPED] += 1
-            elif queued(conn) >= switch.write_high_bytes:
+            elif queued(conn) < switch.write_high_bytes:
+                self._push(conn, frame, data, n, payload, shared)
+            elif came_from != NO_NODE or switch._policy == POLICY_ERROR:
                 switch._counts[BROADCAST_COPIES_DROPPED] += 1
                 conn.relay_queue_full += 1
+            elif conn._overflow():
+                self._push(conn, frame, data, n, payload, shared)
             else:
-                try:
-                    self._push(conn, frame, data, n, payload)
-                except MemoryError:  # the others may have room in their chunks
-                    switch._counts[BROADCAST_COPIES_DROPPED] += 1
-                if not conn._dirty:
-                    switch.loop.c_mark_dirty(conn)
+                switch._counts[BROADCAST_COPIES_DROPPED] += 1
+                conn.sends_dropped += switch._policy != POLICY_CLOSE
             conn = self._next_link(&position, cast, came_from)
         return 0
 
+    cdef size_t _shared_of(
+        self, const broadcast_t* cast, uint32_t came_from, size_t n
+    ) except? 0:
+        """Return how many of the n bytes of a payload are not held by each of its copies."""
+        cdef Py_ssize_t position = 0
+        cdef size_t links = 0
+        if n < BY_REFERENCE_BYTES:
+            return 0
+        while self._next_link(&position, cast, came_from) is not None:
+            links += 1
+        return n - n // links if links != 0 else 0
+
     cdef int _push(
-        self, Connection conn, const uint8_t* frame, const uint8_t* data, size_t n, bytes payload
+        self,
+        Connection conn,
+        const uint8_t* frame,
+        const uint8_t* data,
+        size_t n,
+        bytes payload,
+        size_t shared,
     ) except -1:
-        """Append a copy to the queue of a link."""
+        """Append a copy to the queue of a link, or count it as dropped for want of memory."""
+        cdef Switch switch = self._switch
+        try:
+            self._append(conn, frame, data, n, payload, shared)
+        except MemoryError:  # the others may have room in their chunks
+            switch._counts[BROADCAST_COPIES_DROPPED] += 1
+        if not conn._dirty:
+            switch.loop.c_mark_dirty(conn)
+        if switch._pool.held > switch._held_limit:
+            switch.c_shed()
+        return 0
+
+    cdef int _append(
+        self,
+        Connection conn,
+        const uint8_t* frame,
+        const uint8_t* data,
+        size_t n,
+        bytes payload,
+        size_t shared,
+    ) except -1:
         cdef Switch switch = self._switch
         cdef uint8_t* to
         if n < BY_REFERENCE_BYTES:
@@ -503,7 +546,13 @@ cdef class BroadcastDesk(Broadcasts):
             memcpy(to + BROADCAST_HEAD_BYTES, data, n)
         else:
             queue_append_parts(
-                &conn._data, &switch._pool, frame, BROADCAST_HEAD_BYTES, <PyObject*>payload, n
+                &conn._data,
+                &switch._pool,
+                frame,
+                BROADCAST_HEAD_BYTES,
+                <PyObject*>payload,
+                n,
+                shared,
             )
         conn.frames_sent += 1
         return 0

@@ -7,6 +7,7 @@ Facts first:
   a header in a chunk with its payload by reference. So the frames of a queue can be counted, and a
   partial write be traced to a frame, without a list of frames.
 - Nothing here runs Python code: what is released is bytes objects and raw memory.
+- ``pool.held`` is the sum over the queues of the pool of ``bytes - shared``, after each call.
 - Chunks are pooled per switch. The pool is NULL when a link outlives its switch in a garbage
   collection; memory then goes back to Python at once.
 """
@@ -81,6 +82,7 @@ cdef struct pool_t:
     piece_t* large
     int smalls
     int larges
+    size_t held                     # in all queues, but what is shared
 
 
 cdef inline void pool_clear(pool_t* pool) noexcept:
@@ -157,6 +159,7 @@ cdef struct queue_t:
     piece_t* head
     piece_t* tail
     size_t bytes                    # in all pieces
+    size_t shared                   # of those, not held: other queues have the same objects
     uint32_t left                   # of the first frame when it has begun to leave, else 0
     uint8_t left_kind               # of that frame
 
@@ -187,6 +190,7 @@ cdef inline uint8_t* queue_reserve(queue_t* queue, pool_t* pool, uint32_t n) noe
         queue_link(queue, piece)
     piece.end += n
     queue.bytes += n
+    pool.held += n
     return piece.data + piece.end - n
 
 
@@ -223,6 +227,7 @@ cdef inline int queue_append(
     if piece == NULL:
         raise MemoryError
     queue_link(queue, piece)
+    pool.held += n
     return 0
 
 
@@ -263,9 +268,18 @@ cdef inline int queue_append_rest(
 
 
 cdef inline int queue_append_parts(
-    queue_t* queue, pool_t* pool, const uint8_t* head, uint32_t n, PyObject* payload, size_t size
+    queue_t* queue,
+    pool_t* pool,
+    const uint8_t* head,
+    uint32_t n,
+    PyObject* payload,
+    size_t size,
+    size_t shared,
 ) except -1:
-    """Append one frame: a copy of its head, and its payload, a bytes object, by reference."""
+    """Append one frame: a copy of its head, and its payload, a bytes object, by reference.
+
+    ``shared`` bytes of the payload do not count as held.
+    """
     cdef piece_t* piece = reference_new(payload, size)
     cdef uint8_t* to
     if piece == NULL:
@@ -276,12 +290,17 @@ cdef inline int queue_append_parts(
         raise MemoryError
     memcpy(to, head, n)
     queue_link(queue, piece)
+    queue.shared += shared
+    pool.held += size - shared
     return 0
 
 
 cdef inline void queue_clear(queue_t* queue, pool_t* pool) noexcept:
     """Forget everything."""
     cdef piece_t* piece
+    if pool != NULL:
+        pool.held -= queue.bytes - queue.shared
+    queue.shared = 0
     while queue.head != NULL:
         piece = queue.head
         queue.head = piece.next
@@ -291,11 +310,19 @@ cdef inline void queue_clear(queue_t* queue, pool_t* pool) noexcept:
     queue.left = 0
 
 
+cdef inline void queue_release(queue_t* queue, pool_t* pool, size_t n) noexcept:
+    """Count n bytes less: first of those that are shared."""
+    cdef size_t shared = min(n, queue.shared)
+    queue.bytes -= n
+    queue.shared -= shared
+    pool.held -= n - shared
+
+
 cdef inline void queue_advance(queue_t* queue, pool_t* pool, size_t n) noexcept:
     """Remove n bytes, which are there, from the front."""
     cdef piece_t* piece
     cdef size_t there
-    queue.bytes -= n
+    queue_release(queue, pool, n)
     while n != 0:
         piece = queue.head
         there = piece.end - piece.start
@@ -339,6 +366,73 @@ cdef inline void queue_consume(queue_t* queue, pool_t* pool, size_t n) noexcept:
         queue_advance(queue, pool, step)
         queue.left -= <uint32_t>step
         n -= step
+
+
+cdef inline piece_t* queue_cut(queue_t* queue, pool_t* pool) noexcept:
+    """Return the last piece of the begun frame, which no other frame shares from now on.
+
+    NULL when there is no memory, or nothing behind that frame.
+    """
+    cdef piece_t* before = NULL
+    cdef piece_t* piece = queue.head
+    cdef piece_t* rest
+    cdef uint32_t n = queue.left
+    if n == queue.bytes:
+        return NULL
+    while n > piece.end - piece.start:
+        n -= piece.end - piece.start
+        before = piece
+        piece = piece.next
+    if n == piece.end - piece.start:
+        return piece
+    rest = chunk_new(pool, n <= SMALL_CHUNK_BYTES)
+    if rest == NULL:
+        return NULL
+    memcpy(rest.data, piece.data + piece.start, n)
+    rest.end = n
+    rest.next = piece
+    piece.start += n
+    if before == NULL:
+        queue.head = rest
+    else:
+        before.next = rest
+    return rest
+
+
+cdef inline int queue_drop_oldest(queue_t* queue, pool_t* pool) noexcept:
+    """Drop the oldest frame that has not begun to leave; return its kind.
+
+    -1 when there is none, or it is the CLOSE with which the link ends.
+    """
+    cdef piece_t* before = NULL
+    cdef piece_t* piece = queue.head
+    cdef int kind
+    cdef uint32_t n, there
+    if queue.left != 0:
+        before = queue_cut(queue, pool)
+        piece = before.next if before != NULL else NULL
+    if piece == NULL:
+        return -1
+    kind = piece.data[piece.start]
+    if kind == KIND_CLOSE:
+        return -1
+    n = frame_bytes(piece.data + piece.start)
+    if before == NULL:
+        queue_advance(queue, pool, n)
+        return kind
+    queue_release(queue, pool, n)
+    while n != 0:
+        there = piece.end - piece.start
+        if n < there:
+            piece.start += n
+            break
+        n -= there
+        before.next = piece.next
+        if piece.next == NULL:
+            queue.tail = before
+        piece_free(pool, piece)
+        piece = before.next
+    return kind
 
 
 cdef inline void walk_start(walk_t* walk, const queue_t* queue) noexcept:

@@ -24,6 +24,8 @@ cdef enum:
     CLOSE_NORMAL = 0
     CLOSE_PROTOCOL_ERROR = 3
     CLOSE_CONTROL_OVERFLOW = 4
+    CLOSE_QUEUE_FULL = 6
+    CLOSE_SHED = 7
     CLOSE_LOST = 0x100
 
 # The names in stats.SWITCH_COUNTERS, in that order.
@@ -39,23 +41,33 @@ cdef enum:
     DROPPED_LINK_CLOSED = 8
     DROPPED_ROUTER_ERROR = 9
     DROPPED_TOO_BIG = 10
-    SENDS_REFUSED = 11
-    CONTROL_SENT = 12
-    CONTROL_RECEIVED = 13
-    FRAMES_IGNORED = 14
-    PROTOCOL_ERRORS = 15
-    CONTROL_OVERFLOWS = 16
-    BYTES_SENT = 17
-    BYTES_RECEIVED = 18
-    BROADCASTS_SENT = 19
-    BROADCASTS_RECEIVED = 20
-    BROADCASTS_DELIVERED = 21
-    BROADCASTS_DUPLICATE = 22
-    BROADCASTS_STALE = 23
-    BROADCAST_COPIES = 24
-    BROADCAST_COPIES_DROPPED = 25
-    BROADCAST_ORIGINS_FORGOTTEN = 26
-    COUNTERS = 27
+    DROPPED_SEND_QUEUE_FULL = 11
+    SENDS_REFUSED = 12
+    CONTROL_SENT = 13
+    CONTROL_RECEIVED = 14
+    FRAMES_IGNORED = 15
+    PROTOCOL_ERRORS = 16
+    CONTROL_OVERFLOWS = 17
+    BYTES_SENT = 18
+    BYTES_RECEIVED = 19
+    BROADCASTS_SENT = 20
+    BROADCASTS_RECEIVED = 21
+    BROADCASTS_DELIVERED = 22
+    BROADCASTS_DUPLICATE = 23
+    BROADCASTS_STALE = 24
+    BROADCAST_COPIES = 25
+    BROADCAST_COPIES_DROPPED = 26
+    BROADCAST_ORIGINS_FORGOTTEN = 27
+    QUEUE_OVERFLOWS = 28
+    LINKS_SHED = 29
+    COUNTERS = 30
+
+# Positions in config.SEND_QUEUE_POLICIES.
+cdef enum:
+    POLICY_ERROR = 0
+    POLICY_DROP_NEWEST = 1
+    POLICY_DROP_OLDEST = 2
+    POLICY_CLOSE = 3
 
 cdef enum:
     READ_CHUNK_KIB = 128        # of one read: what it brings is handled while it is in the cache
@@ -75,6 +87,10 @@ cdef class Hub(Source):
     cdef readonly size_t write_low_bytes
     cdef readonly size_t control_queue_bytes
     cdef readonly long long close_timeout_ms
+    cdef readonly str send_queue_policy
+    cdef readonly size_t max_queued_bytes
+    cdef int _policy                        # POLICY_*
+    cdef size_t _held_limit                 # max_queued_bytes, or more than there ever is
     cdef object _sink
     cdef bint _busy                         # frames are being parsed
     cdef uint32_t _hooks                    # called, for small frames that came
@@ -87,6 +103,8 @@ cdef class Hub(Source):
     cdef uint8_t* _shared_buffer(self) except NULL
     cdef int _refuse(self, object error) except -1
 
+    # Give up links until all queues together are below their bound.
+    cdef int c_shed(self) except -1
     # Handle whole frames of a link from ``position`` on, and move it.
     cdef int c_parse(
         self, Connection conn, uint8_t* data, size_t n, size_t* position
@@ -116,6 +134,7 @@ cdef class Connection(Source):
     cdef readonly uint64_t bytes_received
     cdef readonly uint64_t relay_queue_full
     cdef readonly uint64_t sends_refused
+    cdef readonly uint64_t sends_dropped
     cdef Hub _switch
     cdef object _channel
     cdef Records _records                   # None at level open
@@ -143,7 +162,9 @@ cdef class Connection(Source):
     cdef bint _is_empty(self) noexcept
     cdef bint _starts_whole(self) noexcept
 
-    cdef int _check_queue(self, Py_ssize_t size) except -1
+    cdef bint _takes(self, Py_ssize_t size) except -1
+    cdef bint _overflow(self) except -1
+    cdef size_t _held_bytes(self) noexcept
     cdef int _push(
         self, queue_t* queue, int kind, const header_t* header, bytes payload
     ) except -1
@@ -189,6 +210,8 @@ cdef class Connection(Source):
     cdef void _close_fd(self) noexcept
     cdef int _lose(self, str text) except -1
     cdef int _protocol_error(self, str text) except -1
+    cdef int _give_up(self, int counter, int code, str text) except -1
+    cdef int _drop_waiting(self) except -1
     cdef int _fail_now(self) except -1
     cdef int _say_why(self, object code, object text) except -1
     cdef int _finish(self, tuple reason) except -1

@@ -46,6 +46,7 @@ from netcore._fast.buffer cimport (
     queue_clear,
     queue_consume,
     queue_copy,
+    queue_drop_oldest,
     queue_gather,
     queue_reserve,
     queue_t,
@@ -71,6 +72,7 @@ from netcore._fast.codec cimport (
 from netcore._fast.loop cimport READ, WRITE, Loop, Source
 from netcore._fast.records cimport (
     MAX_RECORD_BODY_BYTES,
+    RECORD_EXTRA_BYTES,
     RECORD_ROOM_BYTES,
     SEAL_BYTES,
     Records,
@@ -130,6 +132,9 @@ cdef class Hub(Source):
     cdef int _refuse(self, object error) except -1:
         self._counts[SENDS_REFUSED] += 1
         raise error
+
+    cdef int c_shed(self) except -1:
+        raise NotImplementedError
 
     cdef int c_parse(
         self, Connection conn, uint8_t* data, size_t n, size_t* position
@@ -269,16 +274,46 @@ cdef class Connection(Source):
 
     # -- sending -----------------------------------------------------------------------------------
 
-    cdef int _check_queue(self, Py_ssize_t size) except -1:
+    cdef bint _takes(self, Py_ssize_t size) except -1:
+        """Return whether a message or call of this node is to be queued."""
         cdef Hub switch = self._switch
         cdef size_t waiting = queued(self)
         if size > <Py_ssize_t>self.max_frame_bytes:
             switch._refuse(MessageTooBigError(size, self.max_frame_bytes))
-        if waiting >= switch.write_high_bytes:
+        if waiting < switch.write_high_bytes:
+            return True
+        if switch._policy == POLICY_ERROR:
             self.sends_refused += 1
             self._refused = True
             switch._refuse(SendQueueFullError(self.conn_id, waiting, switch.write_high_bytes))
-        return 0
+        if self._overflow():
+            return True
+        switch._counts[MESSAGES_SENT] += 1
+        if switch._policy == POLICY_CLOSE:
+            switch._counts[DROPPED_LINK_CLOSED] += 1
+        else:
+            switch._counts[DROPPED_SEND_QUEUE_FULL] += 1
+            self.sends_dropped += 1
+        return False
+
+    cdef bint _overflow(self) except -1:
+        """Apply the policy to a full queue; return whether there is room for a frame now."""
+        cdef Hub switch = self._switch
+        cdef int kind
+        self._refused = True
+        if switch._policy == POLICY_CLOSE:
+            self._give_up(QUEUE_OVERFLOWS, CLOSE_QUEUE_FULL, "send queue full")
+        elif switch._policy == POLICY_DROP_OLDEST:
+            while queued(self) >= switch.write_high_bytes:
+                kind = queue_drop_oldest(&self._data, &switch._pool)
+                if kind < 0:
+                    return False
+                switch._counts[
+                    BROADCAST_COPIES_DROPPED if kind == KIND_BROADCAST else DROPPED_SEND_QUEUE_FULL
+                ] += 1
+                self.sends_dropped += 1
+            return True
+        return False
 
     cdef int _push(
         self, queue_t* queue, int kind, const header_t* header, bytes payload
@@ -298,10 +333,14 @@ cdef class Connection(Source):
             memcpy(to, head, head_bytes)
             memcpy(to + head_bytes, PyBytes_AS_STRING(payload), n)
         else:
-            queue_append_parts(queue, &self._switch._pool, head, head_bytes, <PyObject*>payload, n)
+            queue_append_parts(
+                queue, &self._switch._pool, head, head_bytes, <PyObject*>payload, n, 0
+            )
         self.frames_sent += 1
         if not self._dirty:
             self._switch.loop.c_mark_dirty(self)
+        if self._switch._pool.held > self._switch._held_limit:
+            self._switch.c_shed()
         return 0
 
     def flush(self):
@@ -357,9 +396,12 @@ cdef class Connection(Source):
         """Do so at level auth: a few records at a time."""
         cdef Records records = self._records
         cdef size_t left
+        cdef size_t sent
         while True:
             left = records.out_end - records.out_start
-            records.out_start += self._send(records.out + records.out_start, left)
+            sent = self._send(records.out + records.out_start, left)
+            records.out_start += sent
+            self._switch._pool.held -= sent
             self._blocked = records.out_start < records.out_end
             if self._blocked:
                 records.shrink_out()
@@ -385,6 +427,7 @@ cdef class Connection(Source):
                 step = min(left, <size_t>MAX_RECORD_BODY_BYTES)
                 self._take(step, records.next_body())
                 records.seal_next(step)
+                self._switch._pool.held += step + RECORD_EXTRA_BYTES
                 left -= step
         except MemoryError:  # what was taken is lost, and so is the stream
             self.fail(CLOSE_LOST, "no memory for a record")
@@ -966,8 +1009,40 @@ cdef class Connection(Source):
         self.fail(CLOSE_PROTOCOL_ERROR, text)
         return 0
 
+    cdef int _give_up(self, int counter, int code, str text) except -1:
+        """Drop and count what waits, now; the link ends in ``flush``. Calls no hook."""
+        if self._failure is None:
+            self._failure = (code, text)
+            self._switch._counts[counter] += 1
+        if not self._starts_whole():
+            self._eof_out = True  # the rest of a frame is gone: nothing can follow
+        self._drop_waiting()
+        return self._switch.loop.c_mark_dirty(self)
+
+    cdef size_t _held_bytes(self) noexcept:
+        """What waits and counts for the bound of the switch."""
+        cdef size_t n = self._data.bytes - self._data.shared + self._control.bytes
+        if self._records is not None:
+            n += self._records.out_end - self._records.out_start
+        return n
+
+    cdef int _drop_waiting(self) except -1:
+        cdef Hub switch = self._switch
+        switch._counts[DROPPED_LINK_CLOSED] += queue_unsent(&self._data, False)
+        switch._counts[BROADCAST_COPIES_DROPPED] += queue_unsent(&self._data, True)
+        if self._records is not None:
+            switch._counts[DROPPED_LINK_CLOSED] += self._records.unsent(False)
+            switch._counts[BROADCAST_COPIES_DROPPED] += self._records.unsent(True)
+            switch._pool.held -= self._records.out_end - self._records.out_start
+            self._records.end_out(&switch._spare_out)
+        queue_clear(&self._data, &switch._pool)
+        queue_clear(&self._control, &switch._pool)
+        self._unsent = b""
+        return 0
+
     cdef int _fail_now(self) except -1:
         code, text = self._failure
+        self._leave_open()
         if not self._eof_out and code != CLOSE_LOST and self._starts_whole():
             self._say_why(code, text)
         return self._finish(self._failure)
@@ -994,16 +1069,8 @@ cdef class Connection(Source):
         """Give everything back and say so, once."""
         cdef Hub switch = self._switch
         self.state = CLOSED
-        switch._counts[DROPPED_LINK_CLOSED] += queue_unsent(&self._data, False)
-        switch._counts[BROADCAST_COPIES_DROPPED] += queue_unsent(&self._data, True)
-        if self._records is not None:
-            switch._counts[DROPPED_LINK_CLOSED] += self._records.unsent(False)
-            switch._counts[BROADCAST_COPIES_DROPPED] += self._records.unsent(True)
-            self._records.end_out(&switch._spare_out)
-        queue_clear(&self._data, &switch._pool)
-        queue_clear(&self._control, &switch._pool)
+        self._drop_waiting()
         inbox_clear(&self._inbox)
-        self._unsent = b""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -16,6 +16,7 @@ cdef enum:
     HOOKS_BETWEEN = 16          # looks at the clock
     WRITE_PAST_BYTES = 16384    # runs from here on are written at once, if nothing waits before
     CACHED_LINKS = 1024     # entries of the map from conn id to link; a power of two
+    SHED_SHARE = 16         # this part of the bound of all queues is made free when it is exceeded
 
 # One entry of the direct-mapped cache in front of Switch._connections.
 cdef struct link_t:
@@ -36,6 +37,7 @@ cdef struct run_t:
     uint8_t* start
     size_t bytes            # 0: no run
     size_t queue_room       # a frame may be added while fewer bytes than that are in the run
+    size_t held_room        # with more than that in it the bound of all queues is exceeded
     uint32_t max_length     # of a body
     int kind                # ROUTE_*
     uint32_t key            # node, key or service

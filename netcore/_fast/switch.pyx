@@ -9,7 +9,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_GetItemWithError
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -57,6 +57,7 @@ from netcore._fast.connection cimport (
     BROADCAST_COPIES_DROPPED,
     BROADCASTS_DELIVERED,
     CLOSE_LOST,
+    CLOSE_SHED,
     CLOSED,
     CONTROL_RECEIVED,
     CONTROL_SENT,
@@ -71,6 +72,7 @@ from netcore._fast.connection cimport (
     DROPPED_TTL_EXPIRED,
     FIRST_RESERVED_SERVICE,
     FRAMES_IGNORED,
+    LINKS_SHED,
     MESSAGES_DELIVERED,
     MESSAGES_RELAYED,
     MESSAGES_SENT,
@@ -95,6 +97,7 @@ from collections import deque
 
 from netcore import wire
 from netcore._fast.codec import encode_header
+from netcore.config import SEND_QUEUE_POLICIES
 from netcore.errors import (
     LocalError,
     MessageTooBigError,
@@ -130,6 +133,7 @@ cdef extern from "Python.h":
 cdef enum:
     MAX_ENVELOPE_BYTES = 16     # in front of the payload of a CALL
 
+cdef str SHED_TEXT = "most of max_queued_bytes waited for it"
 cdef object MAX_U32 = wire.MAX_U32
 cdef object MAX_U64 = (1 << 64) - 1
 
@@ -231,8 +235,12 @@ cdef class Switch(Hub):
         control_queue_bytes,
         local_queue_bytes,
         close_timeout_ms,
+        send_queue_policy="error",
+        max_queued_bytes=0,
     ):
         """Make a switch without links."""
+        if send_queue_policy not in SEND_QUEUE_POLICIES:
+            raise ValueError(f"no such send_queue_policy: {send_queue_policy!r}")
         self.loop = loop
         self.node_id = node_id
         self.max_frame_bytes = max_frame_bytes
@@ -242,6 +250,11 @@ cdef class Switch(Hub):
         self.control_queue_bytes = control_queue_bytes
         self.local_queue_bytes = local_queue_bytes
         self.close_timeout_ms = close_timeout_ms
+        self.send_queue_policy = send_queue_policy
+        self._policy = SEND_QUEUE_POLICIES.index(send_queue_policy)
+        self.max_queued_bytes = max_queued_bytes
+        # Half of what there could be: so the difference of two sums is never out of range.
+        self._held_limit = self.max_queued_bytes if self.max_queued_bytes != 0 else <size_t>-1 // 2
         # What is never touched costs nothing: the room for a record, at level open.
         self._buffer_bytes = self.read_budget_bytes + LARGE_FRAME_BYTES + HEAD_BYTES
         self._buffer_bytes += RECORD_ROOM_BYTES + MAX_RECORD_BYTES
@@ -480,7 +493,8 @@ cdef class Switch(Hub):
         """Queue a message or call of this node whose body has ``size`` bytes."""
         cdef uint8_t* to
         if size > <Py_ssize_t>conn.max_frame_bytes or queued(conn) >= self.write_high_bytes:
-            conn._check_queue(size)
+            if not conn._takes(size):
+                return 0
         if size >= BY_REFERENCE_BYTES:
             conn._push(&conn._data, frame_kind, header, data)
             self._counts[MESSAGES_SENT] += 1
@@ -496,6 +510,8 @@ cdef class Switch(Hub):
         conn.frames_sent += 1
         if not conn._dirty:
             self.loop.c_mark_dirty(conn)
+        if self._pool.held > self._held_limit:
+            self.c_shed()
         return 0
 
     cdef int _originate_call(
@@ -522,7 +538,8 @@ cdef class Switch(Hub):
         if conn is None or conn.state != OPEN:
             self._refuse(NoRouteError(destination(header)))
         if size > conn.max_frame_bytes or queued(conn) >= self.write_high_bytes:
-            conn._check_queue(size)
+            if not conn._takes(size):
+                return 0
         self._push_call(conn, header, envelope, n, payload)
         self._counts[MESSAGES_SENT] += 1
         return 0
@@ -550,10 +567,12 @@ cdef class Switch(Hub):
             memcpy(to, head, at)
             memcpy(to + at, PyBytes_AS_STRING(payload), rest)
         else:
-            queue_append_parts(&conn._data, &self._pool, head, at, <PyObject*>payload, rest)
+            queue_append_parts(&conn._data, &self._pool, head, at, <PyObject*>payload, rest, 0)
         conn.frames_sent += 1
         if not conn._dirty:
             self.loop.c_mark_dirty(conn)
+        if self._pool.held > self._held_limit:
+            self.c_shed()
         return 0
 
     cdef int _send_on(
@@ -592,6 +611,27 @@ cdef class Switch(Hub):
             )
         self._counts[CONTROL_SENT] += 1
         return conn._push(&conn._control, KIND_MESSAGE, &header, data)
+
+    @property
+    def queued_bytes(self):
+        """Bytes that wait on all links together; a broadcast's shared payload counts once."""
+        return self._pool.held
+
+    cdef int c_shed(self) except -1:
+        """Give up the link for which the most waits, then the next, until there is some room."""
+        cdef Py_ssize_t position = 0
+        cdef PyObject* found
+        cdef Connection largest
+        while PyDict_Next(self._connections, &position, NULL, &found):
+            (<Connection>found).c_write_early()
+        while self._pool.held > self._held_limit - self._held_limit // SHED_SHARE:
+            position = 0
+            largest = None
+            while PyDict_Next(self._connections, &position, NULL, &found):
+                if largest is None or (<Connection>found)._held_bytes() > largest._held_bytes():
+                    largest = <Connection>found
+            largest._give_up(LINKS_SHED, CLOSE_SHED, SHED_TEXT)
+        return 0
 
     cdef bytes _check_send(self, object payload, object ttl):
         """Return the payload as bytes, or raise what is wrong before the header."""
@@ -713,6 +753,8 @@ cdef class Switch(Hub):
                 frame[FRAME_HEADER_BYTES + 1] -= 1
                 run.bytes += total
                 run.frames += 1
+                if run.bytes > run.held_room:
+                    self._end_run(&run)
                 continue
             if run.bytes != 0:
                 self._end_run(&run)
@@ -724,6 +766,8 @@ cdef class Switch(Hub):
                     hop = self._next_hop(&route, from_node, header.ttl, length)
                     if hop != NULL:
                         self._begin_run(&run, hop, &header, frame, total)
+                        if run.bytes > run.held_room:
+                            self._end_run(&run)
                     continue
             self._hooks += 1
             if self._hooks % HOOKS_BETWEEN == 0:
@@ -857,6 +901,7 @@ cdef class Switch(Hub):
         run.bytes = n
         run.frames = 1
         run.queue_room = self.write_high_bytes - queued(conn)
+        run.held_room = self._held_limit - self._pool.held
         run.max_length = conn.max_frame_bytes
         # The answers of a router of the caller's may change with each message: -1 fits none.
         run.kind = header.kind if self._table is not None else -1
@@ -889,6 +934,8 @@ cdef class Switch(Hub):
             hop.fail(CLOSE_LOST, "no memory for a frame")
         if not hop._dirty:
             self.loop.c_mark_dirty(hop)
+        if self._pool.held > self._held_limit:
+            self.c_shed()
         return 0
 
     # -- delivery ----------------------------------------------------------------------------------

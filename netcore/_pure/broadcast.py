@@ -37,6 +37,8 @@ _LEVEL_MASK: Final = (1 << wire.BROADCAST_LEVEL_SHIFT) - 1
 _FROM_NODE_AT: Final = wire.HEADER_BYTES
 _ARGUMENT_AT: Final = wire.HEADER_BYTES + 4
 _HALF: Final = 1 << 31
+#: The copies of a payload from here on are one object, and count as one for ``max_queued_bytes``.
+SHARED_BYTES: Final = 16_384
 
 #: What a filter says.
 NEW: Final = 0
@@ -174,7 +176,7 @@ class BroadcastDesk:
         body = head + _TAIL.pack(self._epoch, self._sequence) + data
         self._sequence = (self._sequence + 1) & wire.MAX_U32
         switch._counts["broadcasts_sent"] += 1
-        self._flood(links, body, ttl)
+        self._flood(links, body, ttl, is_own=True)
         if is_offered:
             header = _as_rule(decode_header(head), level)
             switch._push_local(wire.KIND_BROADCAST, message_of(header, body, switch.node_id))
@@ -222,10 +224,12 @@ class BroadcastDesk:
 
     def _check_room(self, links: list[Connection], size: int) -> None:
         """Raise if there are links and none of them takes a body of this size."""
+        switch = cast("Switch", self._switch)
+        raises = switch.send_queue_policy == "error"
         refusing: Connection | None = None
         for conn in links:
             if size <= conn.max_frame_bytes:
-                if conn.queued_bytes < cast("Switch", self._switch).write_high_bytes:
+                if not raises or conn.queued_bytes < switch.write_high_bytes:
                     return
                 refusing = conn
             elif refusing is None:
@@ -233,23 +237,32 @@ class BroadcastDesk:
         if refusing is not None:
             for conn in links:  # whichever drains first tells
                 conn._refused = conn._refused or size <= conn.max_frame_bytes
-            refusing._check_queue(size)
+            refusing._takes(size)
 
-    def _flood(self, links: list[Connection], body: bytes, ttl: int) -> None:
+    def _flood(
+        self, links: list[Connection], body: bytes, ttl: int, *, is_own: bool = False
+    ) -> None:
         """Queue a copy on each link that takes it."""
         switch = cast("Switch", self._switch)
         counts = switch._counts
         counts["broadcast_copies"] += len(links)
         word = _FRAME.pack(wire.KIND_BROADCAST << 24 | len(body))
         frame = word + body[:1] + bytes((ttl,)) + body[2:] if links else b""
+        size = len(body) - wire.BROADCAST_HEADER_BYTES
+        shared = size - size // len(links) if size >= SHARED_BYTES and links else 0
         for conn in links:
             if ttl == 0 or len(body) > conn.max_frame_bytes:
                 counts["broadcast_copies_dropped"] += 1
-            elif conn.queued_bytes >= switch.write_high_bytes:
+            elif conn.queued_bytes < switch.write_high_bytes:
+                conn._push(frame, shared)
+            elif not is_own or switch.send_queue_policy == "error":
                 counts["broadcast_copies_dropped"] += 1
                 conn.relay_queue_full += 1
+            elif conn._overflow():
+                conn._push(frame, shared)
             else:
-                conn._push(frame)
+                counts["broadcast_copies_dropped"] += 1
+                conn.sends_dropped += switch.send_queue_policy != "close"
 
 
 def _as_rule(header: Header, level: int) -> Header:

@@ -8,7 +8,7 @@ from collections import deque
 from .. import wire
 from .._typing import Final
 
-__all__ = ["SEAL_BYTES", "SendQueue", "frames_behind"]
+__all__ = ["SEAL_BYTES", "Held", "SendQueue", "frames_behind"]
 
 _FRAME: Final = struct.Struct(">I")
 
@@ -41,20 +41,39 @@ def _is_reserved(frames: bytes, at: int) -> bool:
     return not flags & wire.ROUTE_MASK and to_service >= wire.FIRST_RESERVED_SERVICE
 
 
+class Held:
+    """What waits in all queues of a switch.
+
+    Attributes:
+        bytes: Those that count: see ``SendQueue.held_bytes``.
+    """
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class SendQueue:
     """Frames waiting on one link: a data queue and a control queue, each FIFO.
 
     A frame that has begun to leave is finished first; then control frames go, then data.
 
+    Args:
+        held: The sum over all queues, kept up to date.
+
     Attributes:
         data_bytes: Bytes in the data queue, less what has left.
         control_bytes: Likewise.
+        shared_bytes: Of the data, what does not count because other queues hold the same object.
     """
 
-    __slots__ = ("_control", "_current", "_data", "_offset", "control_bytes",
-                 "data_bytes")  # fmt: skip
+    __slots__ = ("_control", "_current", "_data", "_held", "_offset", "control_bytes",
+                 "data_bytes", "shared_bytes")  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self.shared_bytes = 0
         self._data: deque[bytes] = deque()
         self._control: deque[bytes] = deque()
         self._current: deque[bytes] | None = None  # the queue whose head has begun to leave
@@ -65,15 +84,23 @@ class SendQueue:
     def __bool__(self) -> bool:
         return bool(self._data or self._control)
 
-    def push_data(self, frame: bytes) -> None:
-        """Append one whole frame to the data queue."""
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that count as held: all but the shared ones."""
+        return self.data_bytes + self.control_bytes - self.shared_bytes
+
+    def push_data(self, frame: bytes, shared: int = 0) -> None:
+        """Append one whole frame to the data queue; ``shared`` bytes of it do not count as held."""
         self._data.append(frame)
         self.data_bytes += len(frame)
+        self.shared_bytes += shared
+        self._held.bytes += len(frame) - shared
 
     def push_control(self, frame: bytes) -> None:
         """Append one whole frame to the control queue."""
         self._control.append(frame)
         self.control_bytes += len(frame)
+        self._held.bytes += len(frame)
 
     def peek(self, limit: int = WRITE_CHUNK_BYTES) -> bytes:
         """Return the bytes to send next, about ``limit`` of them, without removing them."""
@@ -116,14 +143,37 @@ class SendQueue:
             step = min(left, count)
             count -= step
             if queue is self._data:
-                self.data_bytes -= step
+                self._take_data(step)
             else:
                 self.control_bytes -= step
+                self._held.bytes -= step
             if step < left:
                 self._current, self._offset = queue, self._offset + step
                 return
             queue.popleft()
             self._current, self._offset = None, 0
+
+    def _take_data(self, count: int) -> None:
+        """Count so many bytes less in the data queue: first of those that are shared."""
+        shared = min(count, self.shared_bytes)
+        self.data_bytes -= count
+        self.shared_bytes -= shared
+        self._held.bytes -= count - shared
+
+    def drop_oldest(self) -> int:
+        """Drop the oldest data frame that has not begun to leave.
+
+        Returns:
+            Its kind, -1 when there is none. A CLOSE stays: the link ends with it.
+        """
+        data = self._data
+        at = int(self._current is data)
+        if len(data) <= at or data[at][0] == wire.KIND_CLOSE:
+            return -1
+        frame = data[at]
+        del data[at]
+        self._take_data(len(frame))
+        return frame[0]
 
     def unsent_frames(self, kinds: range) -> int:
         """Return how many frames of these kinds in the data queue have not left whole."""
@@ -131,7 +181,8 @@ class SendQueue:
 
     def clear(self) -> None:
         """Forget everything."""
+        self._held.bytes -= self.held_bytes
         self._data.clear()
         self._control.clear()
         self._current, self._offset = None, 0
-        self.data_bytes = self.control_bytes = 0
+        self.data_bytes = self.control_bytes = self.shared_bytes = 0

@@ -7,6 +7,8 @@ Facts first:
 - A link ends politely like this: its data queue, then a CLOSE frame, then the end of our stream;
   we go on receiving until the neighbour has done the same. Nothing queued is lost by it. A stream
   that ends without CLOSE, a broken protocol and a full control queue end it at once.
+- So does a send that meets a full queue, if that is the policy, and the bound of all queues. What
+  waits is given up at once then, yet the link stays open until ``flush``: no send calls a hook.
 """
 
 from __future__ import annotations
@@ -93,6 +95,7 @@ class Connection(Source):
         bytes_received: Bytes that came.
         relay_queue_full: Frames dropped because this link's queue was full.
         sends_refused: Sends that raised because it was full.
+        sends_dropped: Frames dropped, by the policy of the switch, because a send met it full.
     """
 
     def __init__(
@@ -114,13 +117,13 @@ class Connection(Source):
         self.last_received_ms = self.last_sent_ms = switch.loop.now_ms
         self.frames_sent = self.frames_received = 0
         self.bytes_sent = self.bytes_received = 0
-        self.relay_queue_full = self.sends_refused = 0
+        self.relay_queue_full = self.sends_refused = self.sends_dropped = 0
         self._switch = switch
         self._sock = None if sock is None else _take_over(sock)
         self._channel = channel
         self._records = records
         self._handlers: dict[int, tuple[Hook, object]] | None = None
-        self._queue = SendQueue()
+        self._queue = SendQueue(switch._held)
         self._sealed = b""  # the frames in _unsent, when those are records
         self._begun = (0, wire.KIND_CONTROL)  # what of them ends a frame begun before; its kind
         self._unsent = b""  # bytes as they go to the stream: sealed records, or of the handshake
@@ -205,26 +208,62 @@ class Connection(Source):
 
     # -- sending -----------------------------------------------------------------------------------
 
-    def _check_queue(self, size: int) -> None:
+    def _takes(self, size: int) -> bool:
+        """Return whether a message or call of this node is to be queued.
+
+        If not, its queue is full and it has been dealt with, by the policy of the switch.
+        """
         switch = self._switch
         if size > self.max_frame_bytes:
             switch._refuse(MessageTooBigError(size, self.max_frame_bytes))
-        queued = self.queued_bytes
-        if queued >= switch.write_high_bytes:
+        if self.queued_bytes < switch.write_high_bytes:
+            return True
+        if switch.send_queue_policy == "error":
+            queued = self.queued_bytes
             self.sends_refused += 1
             self._refused = True
             switch._refuse(SendQueueFullError(self.conn_id, queued, switch.write_high_bytes))
+        if self._overflow():
+            return True
+        switch._counts["messages_sent"] += 1
+        if switch.send_queue_policy == "close":
+            switch._counts["dropped_link_closed"] += 1
+        else:
+            switch._counts["dropped_send_queue_full"] += 1
+            self.sends_dropped += 1
+        return False
 
-    def _push(self, frame: bytes) -> None:
+    def _overflow(self) -> bool:
+        """Apply the policy to a full queue; return whether there is room for a frame now."""
+        switch = self._switch
+        self._refused = True
+        if switch.send_queue_policy == "close":
+            self._give_up("queue_overflows", wire.CLOSE_QUEUE_FULL, "send queue full")
+        elif switch.send_queue_policy == "drop_oldest":
+            while self.queued_bytes >= switch.write_high_bytes:
+                kind = self._queue.drop_oldest()
+                if kind < 0:
+                    return False
+                broadcast = kind == wire.KIND_BROADCAST
+                name = "broadcast_copies_dropped" if broadcast else "dropped_send_queue_full"
+                switch._counts[name] += 1
+                self.sends_dropped += 1
+            return True
+        return False
+
+    def _push(self, frame: bytes, shared: int = 0) -> None:
+        """Append a frame to the data queue, ``shared`` bytes of which other queues hold too."""
         self.frames_sent += 1
-        self._queue.push_data(frame)
+        self._queue.push_data(frame, shared)
         self._switch.loop.mark_dirty(self)
+        self._switch._check_held()
 
     def _push_control(self, frame: bytes) -> None:
         self.frames_sent += 1
         self._switch._counts["control_sent"] += 1
         self._queue.push_control(frame)
         self._switch.loop.mark_dirty(self)
+        self._switch._check_held()
 
     def flush(self) -> None:
         """Write what the stream takes; finish the link when it has come to its end."""
@@ -256,6 +295,7 @@ class Connection(Source):
             if self._unsent:
                 sent = self._write(self._unsent)
                 self._unsent = self._unsent[sent:]
+                self._switch._held.bytes -= sent if self._sealed else 0
                 if self._unsent:
                     return True
                 self._sealed = b""
@@ -266,6 +306,7 @@ class Connection(Source):
                 self._sealed = self._queue.peek(SEAL_BYTES)[:SEAL_BYTES]
                 self._queue.consume(len(self._sealed))
                 self._unsent = self._records.seal(self._sealed)
+                self._switch._held.bytes += len(self._unsent)
                 continue
             chunk = self._queue.peek()
             sent = self._write(chunk)
@@ -527,8 +568,32 @@ class Connection(Source):
         self._switch._counts["protocol_errors"] += 1
         self.fail(wire.CLOSE_PROTOCOL_ERROR, text)
 
+    def _give_up(self, counter: str, code: int, text: str) -> None:
+        """Drop and count what waits, now; the link ends in ``flush``. Calls no hook."""
+        if self._failure is None:
+            self._failure = (code, text)
+            self._switch._counts[counter] += 1
+        if not self._queue_starts_whole():
+            self._eof_out = True  # the rest of a frame is gone: nothing can follow
+        self._drop_waiting()
+        self._switch.loop.mark_dirty(self)
+
+    @property
+    def _held_bytes(self) -> int:
+        """What waits and counts for the bound of the switch."""
+        return self._queue.held_bytes + (len(self._unsent) if self._sealed else 0)
+
+    def _drop_waiting(self) -> None:
+        switch = self._switch
+        for name, kinds in _LOST_WITH_A_LINK:
+            switch._counts[name] += self._queue.unsent_frames(kinds) + self._sealed_frames(kinds)
+        switch._held.bytes -= len(self._unsent) if self._sealed else 0
+        self._queue.clear()
+        self._unsent = self._sealed = b""
+
     def _fail_now(self) -> None:
         code, text = cast("tuple[int, str]", self._failure)
+        self._leave_open()
         if not self._eof_out and code != wire.CLOSE_LOST and self._queue_starts_whole():
             self._say_why(code, text)
         self._finish(code, text)
@@ -547,10 +612,7 @@ class Connection(Source):
         """Give everything back and say so, once."""
         switch = self._switch
         self.state = CLOSED
-        for name, kinds in _LOST_WITH_A_LINK:
-            switch._counts[name] += self._queue.unsent_frames(kinds) + self._sealed_frames(kinds)
-        self._queue.clear()
-        self._unsent = self._sealed = b""
+        self._drop_waiting()
         self._tail = bytearray()
         if self._timer is not None:
             self._timer.cancel()

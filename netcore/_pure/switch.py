@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from .. import wire
 from .._typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast, final
+from ..config import SEND_QUEUE_POLICIES, SendQueuePolicy
 from ..errors import (
     LocalError,
     MessageTooBigError,
@@ -28,6 +29,7 @@ from ..errors import (
 from ..ids import format_conn
 from ..route import RouteAction, RouteRule
 from ..stats import SWITCH_COUNTERS
+from .buffer import Held
 from .codec import Message, decode_header, decode_message, encode_header, message_of
 from .connection import OPEN, Channel, Connection, Hook
 from .loop import Loop, Source
@@ -43,6 +45,9 @@ __all__ = ["Payload", "Switch"]
 _FRAME = struct.Struct(">I")
 #: So many hooks of received frames between two looks at the clock.
 HOOKS_BETWEEN: Final = 16
+#: This part of the bound of all queues is made free when it is exceeded.
+SHED_SHARE: Final = 16
+SHED_TEXT: Final = "most of max_queued_bytes waited for it"
 
 Payload = bytes | bytearray | memoryview
 #: (action, conn_id, node_id), the answer of a route table.
@@ -117,6 +122,9 @@ class Switch(Source):
         control_queue_bytes: Bound of the control queue of a link.
         local_queue_bytes: Bound of the messages of this node to itself.
         close_timeout_ms: For a link to end politely.
+        send_queue_policy: What a send does that meets a full queue: one of
+            ``config.SEND_QUEUE_POLICIES``.
+        max_queued_bytes: Bound of what waits on all links together; 0: none.
     """
 
     def __init__(
@@ -133,6 +141,8 @@ class Switch(Source):
         control_queue_bytes: int,
         local_queue_bytes: int,
         close_timeout_ms: int,
+        send_queue_policy: SendQueuePolicy = "error",
+        max_queued_bytes: int = 0,
     ) -> None:
         super().__init__()
         self.loop = loop
@@ -144,6 +154,10 @@ class Switch(Source):
         self.control_queue_bytes = control_queue_bytes
         self.local_queue_bytes = local_queue_bytes
         self.close_timeout_ms = close_timeout_ms
+        if send_queue_policy not in SEND_QUEUE_POLICIES:
+            raise ValueError(f"no such send_queue_policy: {send_queue_policy!r}")
+        self.send_queue_policy = send_queue_policy
+        self.max_queued_bytes = max_queued_bytes
         self._sink = sink
         self._commands = sink.commands
         self._table: RouteTable | None = router if isinstance(router, RouteTable) else None
@@ -151,6 +165,7 @@ class Switch(Source):
         self._hooks = 0  # called, for frames that came
         self._router: Router | None = None if isinstance(router, RouteTable) else router
         self._connections: dict[int, Connection] = {}
+        self._held = Held()
         self._behaviors: list[tuple[Hook, object] | None] = [None] * wire.SERVICES
         self._local: deque[tuple[int, Message]] = deque()
         self._local_bytes = 0
@@ -256,8 +271,8 @@ class Switch(Source):
         Raises:
             NoRouteError: The router knows no way, or the link is closing. Not for a broadcast:
                 with nobody to send it to, it reaches whoever is here.
-            SendQueueFullError: The next link's queue is at its high watermark; for a broadcast,
-                those of all links that it goes out on.
+            SendQueueFullError: The next link's queue is at its high watermark, and the policy is
+                "error"; for a broadcast, those of all links that it goes out on.
             QueueFullError: Too many messages of this node to itself wait.
             MessageTooBigError: The frame would be too big for this node or the next link.
             NodeClosedError: The node was closed.
@@ -285,9 +300,9 @@ class Switch(Source):
         conn = self._connections.get(conn_id) if action == wire.ACTION_NEXT else None
         if conn is None or conn.state != OPEN:
             self._refuse(NoRouteError(_destination(route_kind, argument, to_service)))
-        conn._check_queue(size)
-        self._counts["messages_sent"] += 1
-        conn._push(_FRAME.pack(frame_kind << 24 | size) + header + data)
+        if conn._takes(size):
+            self._counts["messages_sent"] += 1
+            conn._push(_FRAME.pack(frame_kind << 24 | size) + header + data)
 
     def send_on(
         self,
@@ -318,8 +333,7 @@ class Switch(Source):
             if queued >= self.control_queue_bytes:
                 self._refuse(SendQueueFullError(conn.conn_id, queued, self.control_queue_bytes))
             conn._push_control(frame)
-        else:
-            conn._check_queue(size)
+        elif conn._takes(size):
             self._counts["messages_sent"] += 1
             conn._push(frame)
 
@@ -348,6 +362,28 @@ class Switch(Source):
         if ttl == 0:
             raise ValueError("ttl must be in 1..255, not 0")
         return data
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait on all links together; a broadcast's shared payload counts once."""
+        return self._held.bytes
+
+    def _check_held(self) -> None:
+        """Hold the bound of all queues together; after each append."""
+        if self.max_queued_bytes and self._held.bytes > self.max_queued_bytes:
+            self._shed()
+
+    def _shed(self) -> None:
+        """Give up the link for which the most waits, then the next, until there is some room.
+
+        First what the streams take now may leave. Room for a sixteenth of the bound is made, so
+        that not every append looks at all links.
+        """
+        for conn in self._connections.values():
+            conn._write_early()
+        while self._held.bytes > self.max_queued_bytes - self.max_queued_bytes // SHED_SHARE:
+            largest = max(self._connections.values(), key=lambda conn: conn._held_bytes)
+            largest._give_up("links_shed", wire.CLOSE_SHED, SHED_TEXT)
 
     def _refuse(self, error: LocalError) -> NoReturn:
         self._counts["sends_refused"] += 1

@@ -127,7 +127,7 @@ class Channel:
 class Rig:
     """A switch of one backend with its loop, its table, its sink and a clock."""
 
-    def __init__(self, kernels: ModuleType, router: object = None, **limits: int) -> None:
+    def __init__(self, kernels: ModuleType, router: object = None, **limits: Any) -> None:
         self.kernels = kernels
         self.clock = Clock()
         self.errors: list[tuple[str, BaseException]] = []

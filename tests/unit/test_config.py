@@ -11,7 +11,7 @@ import pytest
 
 from netcore import LocalError, MemoryNetwork, MemoryTransport, Node, NodeConfig, wire
 from netcore._backend import BackendName
-from netcore.config import _RANGES
+from netcore.config import _RANGES, SEND_QUEUE_POLICIES
 from netcore.keys import KeyRing
 from support.handshake_pair import identity
 
@@ -29,7 +29,7 @@ def test_every_number_has_a_range() -> None:
     numbers = {
         f.name
         for f in dataclasses.fields(NodeConfig)
-        if f.name not in ("node_id", "secret", "insecure")
+        if f.name not in ("node_id", "secret", "insecure", "send_queue_policy")
     }
     assert numbers == set(_RANGES)
 
@@ -207,3 +207,18 @@ def test_node_refuses_a_config_and_settings_at_once() -> None:
 
 def test_frame_limit_range_is_that_of_the_protocol() -> None:
     assert _RANGES["max_frame_bytes"] == (wire.MIN_MAX_FRAME_BYTES, wire.MAX_FRAME_BYTES)
+
+
+def test_send_queue_policy_is_one_of_four() -> None:
+    for policy in SEND_QUEUE_POLICIES:
+        assert NodeConfig(node_id=1, send_queue_policy=policy).send_queue_policy == policy
+    wrong: Any = "block"
+    with pytest.raises(LocalError, match=r"one of error, drop_newest, drop_oldest, close, not 'bl"):
+        NodeConfig(node_id=1, send_queue_policy=wrong)
+
+
+def test_bound_of_all_queues_is_never_below_that_of_one() -> None:
+    config = NodeConfig(node_id=1, max_queued_bytes=1, write_high_bytes=1 << 30)
+    assert config.total_queue_bytes == (1 << 30) + config.max_frame_bytes
+    assert NodeConfig(node_id=1).total_queue_bytes == 256 << 20
+    assert NodeConfig(node_id=1, max_queued_bytes=0).total_queue_bytes == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import random
+from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from netcore.route import RouteAction, RouteRule
 from support.sinks import NODE, Channel, Rig, close_frame, fields, frame
 
 SEEDS = 50
+CROWDED_SEEDS = 8  # for each policy
 OPERATIONS = 2_000  # per seed
 MAX_FRAME = 1 << 17
 KEY = bytes(range(32))
@@ -62,9 +64,9 @@ class Router:
 class Twin:
     """One backend with everything that the operations work on."""
 
-    def __init__(self, kernels: ModuleType, *, injected: bool) -> None:
+    def __init__(self, kernels: ModuleType, *, injected: bool, **limits: Any) -> None:
         self.router = Router() if injected else None
-        self.rig = Rig(kernels, self.router, **LIMITS)
+        self.rig = Rig(kernels, self.router, **{**LIMITS, **limits})
         kernels.BroadcastDesk(EPOCH, 16).bind(self.rig.switch)
         self.channels: dict[int, Channel] = {}
         self.ports: dict[int, Any] = {}
@@ -173,6 +175,7 @@ class Twin:
             "events": list(self.rig.sink.events),
             "counters": self.rig.switch.counters(),
             "pending": self.rig.switch.local_pending,
+            "queued": self.rig.switch.queued_bytes,
             "links": [conn.conn_id for conn in self.rig.switch.connections()],
             "errors": [(where, repr(error)) for where, error in self.rig.errors],
         }
@@ -183,7 +186,7 @@ class Twin:
                 conn.conn_id, conn.remote_node_id, conn.max_frame_bytes, conn.state,
                 conn.last_received_ms, conn.last_sent_ms, conn.frames_sent, conn.frames_received,
                 conn.bytes_sent, conn.bytes_received, conn.relay_queue_full, conn.sends_refused,
-                conn.queued_bytes, conn.control_queued_bytes, conn.owner,
+                conn.sends_dropped, conn.queued_bytes, conn.control_queued_bytes, conn.owner,
             )  # fmt: skip
         return found
 
@@ -203,9 +206,10 @@ Operation = tuple[str, tuple[Any, ...], dict[str, Any]]
 class Script:
     """Makes up operations; knows as much as a neighbour knows."""
 
-    def __init__(self, seed: int, *, injected: bool) -> None:
+    def __init__(self, seed: int, *, injected: bool, crowded: bool = False) -> None:
         self.rnd = random.Random(seed)
         self.injected = injected
+        self.crowded = crowded  # large messages, and links that take little
         self.live: list[int] = []
         self.sealers: dict[int, kernels.Records] = {}
         self.streams: dict[int, bytearray] = {}  # per link: what has not been fed yet
@@ -219,6 +223,8 @@ class Script:
             self.room: 8, self.control: 4, self.route: 3, self.hooks: 4, self.look: 2,
             self.end: 1, self.open: 2,
         }  # fmt: skip
+        if self.crowded:
+            weights |= {self.feed: 20, self.send: 40, self.room: 6, self.open: 6}
         return self.rnd.choices(list(weights), list(weights.values()), k=count)
 
     # -- links -------------------------------------------------------------------------------------
@@ -240,7 +246,7 @@ class Script:
         limit = self.limits[conn_id] = rnd.choice((MAX_FRAME, MAX_FRAME, 4_096, 70_000))
         if rnd.random() < 0.3:
             options["rest"] = b"".join(self.frame(limit) for _ in range(rnd.randrange(4)))
-        room = rnd.choice((0, 10, 5_000, 1 << 30))
+        room = rnd.choice((0, 10, 5_000, 50_000 if self.crowded else 1 << 30))
         return "open", (conn_id, rnd.choice(NODES), room, limit, options), {}
 
     def link(self) -> int | None:
@@ -250,7 +256,8 @@ class Script:
         conn_id = self.link()
         if conn_id is None:
             return self.open()
-        return "room", (conn_id, self.rnd.choice((1, 5, 20, 1_000, 100_000, 1 << 20))), {}
+        most = 30_000 if self.crowded else 1 << 20
+        return "room", (conn_id, self.rnd.choice((1, 5, 20, 1_000, 100_000, most))), {}
 
     def end(self) -> Operation:
         conn_id = self.link()
@@ -364,7 +371,8 @@ class Script:
             start = rnd.choice((b"R", b"R", b"R", b"L", b"L", b"X", b"E", b"E", b"K"))
         elif rnd.random() < 0.005:
             start = b"C"
-        size = rnd.choice(SIZES) if rnd.random() < 0.2 else rnd.choice((0, 1, 44, 44, 200))
+        is_any = rnd.random() < (0.7 if self.crowded else 0.2)
+        size = rnd.choice(SIZES) if is_any else rnd.choice((0, 1, 44, 44, 200))
         return start + bytes(max(0, size - len(start)))
 
     # -- what is sent ------------------------------------------------------------------------------
@@ -503,8 +511,43 @@ def test_operations_of_a_run_are_enough() -> None:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_twins_agree_on_random_operations(twins: tuple[ModuleType, ModuleType], seed: int) -> None:
     injected = seed % 5 == 4
-    pure, fast = (Twin(kernels, injected=injected) for kernels in twins)
-    script = Script(seed, injected=injected)
+    play(twins, Script(seed, injected=injected), injected=injected)
+
+
+#: What must happen at least once in the seeds of each policy, besides links that are shed.
+LOSSES: dict[str, str] = {
+    "error": "sends_refused",
+    "drop_newest": "dropped_send_queue_full",
+    "drop_oldest": "dropped_send_queue_full",
+    "close": "queue_overflows",
+}
+
+
+@pytest.mark.parametrize("policy", LOSSES)
+def test_twins_agree_when_queues_are_full(
+    twins: tuple[ModuleType, ModuleType], policy: str
+) -> None:
+    totals: Counter[str] = Counter()
+    for seed in range(CROWDED_SEEDS):
+        bound = (0, 250_000, 400_000, 400_000)[seed % 4]
+        script = Script(10_000 + seed, injected=False, crowded=True)
+        counters = play(
+            twins, script, injected=False, send_queue_policy=policy, max_queued_bytes=bound,
+            write_high_bytes=(200_000, 80_000)[seed % 2],
+        )  # fmt: skip
+        totals.update(counters)
+    assert totals[LOSSES[policy]] > 50
+    assert totals["links_shed"] > 5
+    assert totals["dropped_link_closed"] > 100
+    assert totals["broadcast_copies_dropped"] > 50
+    assert (totals["dropped_send_queue_full"] > 0) == policy.startswith("drop")
+
+
+def play(
+    twins: tuple[ModuleType, ModuleType], script: Script, *, injected: bool, **limits: Any
+) -> dict[str, int]:
+    """Let both twins do what the script says; return the counters they agree on."""
+    pure, fast = (Twin(kernels, injected=injected, **limits) for kernels in twins)
     for step, make in enumerate(script.operations(OPERATIONS)):
         name, args, options = make()
         ours = pure.call(name, args, options)
@@ -515,11 +558,17 @@ def test_twins_agree_on_random_operations(twins: tuple[ModuleType, ModuleType], 
             pure.forget()
             fast.forget()
             script.live = [conn_id for conn_id in script.live if conn_id in pure.conns]
+    counters: dict[str, int] = pure.rig.switch.counters()
     pure.rig.close()
     fast.rig.close()
+    return counters
 
 
 def compare(pure: Twin, fast: Twin, step: int) -> None:
     ours, theirs = pure.state(), fast.state()
+    switch = pure.rig.switch  # the sum that is kept up to date, against one that is made anew
+    assert switch.queued_bytes == sum(conn._held_bytes for conn in switch.connections()), step
+    bound = switch.max_queued_bytes
+    assert not bound or switch.queued_bytes <= bound, step
     different = [name for name in ours if ours[name] != theirs.get(name)]
     assert not different, (step, different, [(ours[n], theirs.get(n)) for n in different])

@@ -17,7 +17,10 @@ SCENARIOS: Final[dict[str, str]] = {
     "emfile": "emfile",
     "sigint": "sigint",
     "churn": "churn",
-    "memory": "memory",
+    "memory": "memcap",
+    "reader": "reader",
+    "readers": "readers",
+    "soak": "soak",
 }
 
 
