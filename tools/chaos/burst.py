@@ -68,18 +68,23 @@ class Burst:
             sock.connect_ex((victim.host, victim.port))
             self._socks.append(sock)
             self._selector.register(sock, selectors.EVENT_WRITE, [number, b""])
+            if not number % 64:  # those that are connected speak before all have come
+                self._turn(0)
 
     def run(self, within_s: float, screen: Screen) -> None:
         """Let the handshakes happen."""
         while len(self.times_s) < len(self._socks) and time.monotonic() - self._begin < within_s:
-            for key, events in self._selector.select(0.1):
-                sock = key.fileobj
-                assert isinstance(sock, socket.socket)
-                if events & selectors.EVENT_WRITE:
-                    self._speak(sock, key.data)
-                else:
-                    self._hear(sock, key.data)
+            self._turn(0.1)
             screen.show([f"{len(self.times_s)} of {len(self._socks)} are links"])
+
+    def _turn(self, wait_s: float) -> None:
+        for key, events in self._selector.select(wait_s):
+            sock = key.fileobj
+            assert isinstance(sock, socket.socket)
+            if events & selectors.EVENT_WRITE:
+                self._speak(sock, key.data)
+            else:
+                self._hear(sock, key.data)
 
     def close(self) -> None:
         """End all of them."""

@@ -23,6 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=("fast", "pure"), default="fast")
     parser.add_argument("--silent", type=int, default=2_000)
     parser.add_argument("--drip", type=int, default=2_000)
+    parser.add_argument("--arrive-s", type=float, default=2.0, help="all have come by then")
     parser.add_argument("--gone-s", type=float, default=5.0, help="all are closed by then")
     parser.add_argument("--p99-ms", type=float, default=50.0, help="of an honest connect")
 
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace, screen: Screen, table: Table) -> None:
         before = victim.ask()
         dialler = Dialler(2, victim.address, SECRET)
         crowd_options = {"silent": options.silent, "drip": options.drip}
+        crowd_options["arrive_s"] = options.arrive_s
         with strangers(victim.host, victim.port, **crowd_options) as crowd, dialler.node:
             while not crowd.is_over:
                 dialler.dial()

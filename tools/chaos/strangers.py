@@ -1,9 +1,9 @@
 """Strangers: connections that never become links, from a process of their own.
 
 ``python -m tools.chaos.strangers OPTIONS``, a JSON object. "silent" of them say nothing, "drip" of
-them say a byte of a HELLO every half second, "wrong_per_s" of them each second for "seconds" try a
-wrong secret. It says "ready" when all are connected, and what became of them, as JSON, when all
-were closed or "patience_s" are over.
+them say a byte of a HELLO every half second, and all come within "arrive_s"; or "wrong_per_s" of
+them each second for "seconds" try a wrong secret. It says "ready" when all are connected, and what
+became of them, as JSON, when all were closed or "patience_s" are over.
 """
 
 from __future__ import annotations
@@ -119,9 +119,12 @@ class Crowd:
         self.slowest_s = 0.0
         self._due: list[Next] = []
 
-    def open(self, silent: int, drip: int) -> None:
-        """Connect them all, one kind after the other's."""
-        for number in range(silent + drip):
+    def open(self, silent: int, drip: int, arrive_s: float) -> None:
+        """Connect them all, a silent one and a slow one in turn."""
+        begin, count = time.monotonic(), silent + drip
+        for number in range(count):
+            while time.monotonic() - begin < arrive_s * number / count:
+                self.turn(0.001)
             sock = socket.create_connection(self.address)
             sock.setblocking(False)
             guest = Guest(sock, time.monotonic(), 0 if number % 2 and drip else -1)
@@ -235,7 +238,8 @@ def main() -> None:
         print(json.dumps({"tried": prober.tried}))
         return
     crowd = Crowd(options)
-    crowd.open(int(options.get("silent", 0)), int(options.get("drip", 0)))
+    arrive_s = float(options.get("arrive_s", 0))
+    crowd.open(int(options.get("silent", 0)), int(options.get("drip", 0)), arrive_s)
     print("ready", flush=True)
     end = time.monotonic() + float(options.get("patience_s", 20))
     while crowd.guests and time.monotonic() < end:
