@@ -630,6 +630,8 @@ cdef class Switch(Hub):
             while PyDict_Next(self._connections, &position, NULL, &found):
                 if largest is None or (<Connection>found)._held_bytes() > largest._held_bytes():
                     largest = <Connection>found
+            if largest is None or largest._held_bytes() == 0:
+                return 0  # nothing that could be given up
             largest._give_up(LINKS_SHED, CLOSE_SHED, SHED_TEXT)
         return 0
 

@@ -383,6 +383,8 @@ class Switch(Source):
             conn._write_early()
         while self._held.bytes > self.max_queued_bytes - self.max_queued_bytes // SHED_SHARE:
             largest = max(self._connections.values(), key=lambda conn: conn._held_bytes)
+            if not largest._held_bytes:
+                return  # nothing that could be given up
             largest._give_up("links_shed", wire.CLOSE_SHED, SHED_TEXT)
 
     def _refuse(self, error: LocalError) -> NoReturn:

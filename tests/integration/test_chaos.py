@@ -12,7 +12,7 @@ from netcore._backend import BackendName
 from netcore.cli.screen import Screen
 from tools.chaos import reader, readers, soak
 from tools.chaos.__main__ import load, main, summary
-from tools.chaos.memory import MIB
+from tools.chaos.growth import MIB
 from tools.chaos.scenario import SCENARIOS, Table
 from tools.chaos.worker import Worker
 

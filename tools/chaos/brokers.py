@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .memory import Growth
+from .growth import Growth
 
 PATIENCE_S: Final = 10.0
 

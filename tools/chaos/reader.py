@@ -17,7 +17,7 @@ from netcore.cli.screen import Screen
 from netcore.config import SEND_QUEUE_POLICIES
 
 from . import brokers
-from .memory import MIB, mib
+from .growth import MIB, mib
 from .scenario import Table
 from .worker import Worker
 

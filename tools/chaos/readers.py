@@ -11,7 +11,7 @@ import argparse
 from netcore import BACKEND
 from netcore.cli.screen import Screen
 
-from .memory import MIB, mib
+from .growth import MIB, mib
 from .scenario import Table
 from .worker import Worker
 

@@ -30,7 +30,7 @@ from netcore import (
 )
 from netcore.cli.screen import Screen
 
-from .memory import MIB, anonymous_bytes, mib
+from .growth import MIB, anonymous_bytes, mib
 from .scenario import Table
 
 SERVICE: Final = 10
@@ -38,6 +38,7 @@ WINDOW: Final = 2_000
 SMALL, LARGE = bytes(64), bytes(40_000)
 MOST_GROWN: Final = MIB
 PATIENCE_S: Final = 30.0
+CALL_MS: Final = 60_000  # on a machine with no time for this process a window takes seconds
 
 
 class Sink(NetworkBehavior):
@@ -143,7 +144,7 @@ class Line:
                 agent.send_to_node(3, SMALL)
             agent.send_to_node(3, LARGE)
             agent.broadcast(SMALL)
-            agent.call(RouteRule.node(3), SERVICE, SMALL, source.on_answer)
+            agent.call(RouteRule.node(3), SERVICE, SMALL, source.on_answer, CALL_MS)
             source.messages += 98
             source.broadcasts += 1
             source.calls += 1

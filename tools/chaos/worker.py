@@ -18,7 +18,7 @@ from typing import Any, TextIO, cast
 
 from netcore import BehaviorAgent, Message, NetworkBehavior, Node, NoRouteError, SendQueueFullError
 
-from .memory import Growth
+from .growth import Growth
 
 SERVICE = 10
 REPO = Path(__file__).resolve().parents[2]
