@@ -25,6 +25,7 @@ _RANGES: Final[dict[str, tuple[int, int]]] = {
     "max_links": (1, 1 << 20),
     "max_kept": (1, 1 << 20),
     "max_half_open": (1, 1 << 16),
+    "accept_budget_per_s": (1, 1 << 20),
     "handshake_timeout_ms": (10, 600_000),
     "resolve_timeout_ms": (10, 600_000),
     "max_frame_bytes": (wire.MIN_MAX_FRAME_BYTES, wire.MAX_FRAME_BYTES),
@@ -59,8 +60,13 @@ class NodeConfig:
         tick_ms: Interval of ``on_tick``.
         max_links: Links at a time; more are refused with TOO_MANY_CONNECTIONS.
         max_kept: Addresses whose link is kept up (``keep=True``).
-        max_half_open: Handshakes at a time, incoming and outgoing each; more incoming ones are
-            closed at once, more dials fail with ``TooManyConnections``.
+        max_half_open: Handshakes at a time, incoming and outgoing each. When all incoming ones are
+            taken, the oldest of the source (address) with the most gives way; a newcomer of that
+            very source pushes out nobody who has just come, and is closed instead. More dials fail
+            with ``TooManyConnections``.
+        accept_budget_per_s: Connections per second that one source may open without proving that
+            it knows the secret; four seconds' worth may come at once, more are closed at once.
+            Not for loopback, unix and memory.
         handshake_timeout_ms: From connect or accept to READY.
         resolve_timeout_ms: For the look-up of one DNS name.
         max_frame_bytes: Body of a frame; the smaller of both ends' values counts on a link.
@@ -102,7 +108,8 @@ class NodeConfig:
     max_links: int = 16_384
     max_kept: int = 1_024
     max_half_open: int = 1_024
-    handshake_timeout_ms: int = 5_000  # the reference waits 5 s for each side
+    accept_budget_per_s: int = 256
+    handshake_timeout_ms: int = 4_500  # so that strangers are gone within 5 s, on a busy node too
     resolve_timeout_ms: int = 5_000
     max_frame_bytes: int = wire.DEFAULT_MAX_FRAME_BYTES
     read_budget_bytes: int = 256 * 1024

@@ -67,7 +67,7 @@ class Host:
             records=records,
             keys=KeyRing(config.secrets),
         )
-        self.half_open = HalfOpen(config.max_half_open)
+        self.half_open = HalfOpen(config.max_half_open, config.accept_budget_per_s)
         self.handshakes_failed = 0
         self.accept_errors = 0
         self._rng = rng
@@ -80,7 +80,7 @@ class Host:
         self._incoming: dict[int, Negotiation] = {}
         self._uuids = 0
         self._links = 0
-        self._accept_logged_ms: int | None = None
+        self._logged_ms: dict[str, int] = {}
 
     def bind(self, plane: Plane, transports: Sequence[Transport]) -> None:
         """Use this plane and these transports; once, before anything else."""
@@ -122,6 +122,7 @@ class Host:
 
     def decide(self, negotiation: Negotiation) -> None:
         """An incoming initiator was verified."""
+        self.half_open.verified(negotiation)
         self._incoming[negotiation.conn_id] = negotiation
         self.plane.handle_incoming(negotiation)
 
@@ -166,10 +167,18 @@ class Host:
     def accept_failed(self, error: OSError) -> None:
         """accept() failed; the listener rests for a moment."""
         self.accept_errors += 1
+        self._warn("accept", error)
+
+    def wait_failed(self, error: OSError) -> None:
+        """The loop could not wait for events; it tries again in a moment."""
+        self._warn("wait for events", error)
+
+    def _warn(self, what: str, error: OSError) -> None:
+        """Log it, but not more than once a second."""
         now_ms = self.loop.now_ms
-        if self._accept_logged_ms is None or now_ms - self._accept_logged_ms >= 1_000:
-            self._accept_logged_ms = now_ms
-            logger.warning("node %s cannot accept: %s", self.config.node_id, error)
+        if now_ms - self._logged_ms.get(what, now_ms - 1_000) >= 1_000:
+            self._logged_ms[what] = now_ms
+            logger.warning("node %s cannot %s: %s", self.config.node_id, what, error)
 
     # -- what the plane asks (Shell) ---------------------------------------------------------------
 
@@ -290,6 +299,8 @@ class Host:
             links_refused=plane.admission.refused,
             half_open=self.half_open.incoming + self.half_open.outgoing,
             half_open_refused=self.half_open.refused,
+            half_open_evicted=self.half_open.evicted,
+            accepts_over_budget=self.half_open.over_budget,
             handshakes_failed=self.handshakes_failed,
             dials=plane.dials,
             dials_failed=plane.dials_failed,
@@ -297,6 +308,7 @@ class Host:
             kept=len(plane.redialer),
             kept_refused=plane.redialer.refused,
             accept_errors=self.accept_errors,
+            waits_failed=loop.waits_failed,
             hook_errors=plane.hook_errors,
             slow_hooks=plane.slow_hooks,
             events_dropped=plane.events_dropped,

@@ -366,8 +366,7 @@ class Node:
                 while not (self._stop or self._closed):
                     self._run_turns()
         finally:
-            self._running = False
-        self._stop = False
+            self._running = self._stop = False
 
     def stop(self) -> None:
         """Make ``run`` return; from any thread, hook or signal handler."""
@@ -530,17 +529,30 @@ class Node:
             self._start()  # conn ids were given out: their hooks are still owed
         self._closed = True
         self._plane.refuse_new()
-        try:
-            say_goodbye(self._plane, self._host, self._loop, timeout_s, virtual=self._virtual)
-        finally:
-            self._plane.stop()
-            self._switch.refuse_sends(NodeClosedError())
-            self._switch.drop_local()
-            self._loop.close()
-            from .process import forget_fork
+        self._take_steps(
+            lambda: say_goodbye(
+                self._plane, self._host, self._loop, timeout_s, virtual=self._virtual
+            ),
+            self._plane.stop,
+            lambda: self._switch.refuse_sends(NodeClosedError()),
+            self._switch.drop_local,
+            self._loop.close,
+        )
+        from .process import forget_fork
 
-            forget_fork(self)
+        forget_fork(self)
         self._plane.raise_interrupt()
+
+    def _take_steps(self, *steps: Callable[[], object]) -> None:
+        """Take each step whatever becomes of those before it, Ctrl-C included; that is kept."""
+        for step in steps:
+            self._take_step(step)
+
+    def _take_step(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except BaseException as exc:
+            self._plane.hold_interrupt(exc)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -565,7 +577,9 @@ class Node:
         self._plane.on_slow_hook(hook, took_ms, calls, now_ms)
 
     def _on_loop_error(self, where: str, exc: BaseException) -> None:
-        if isinstance(exc, Exception):
+        if where == "wait" and isinstance(exc, OSError):
+            self._host.wait_failed(exc)
+        elif isinstance(exc, Exception):
             self._plane.on_hook_error(where, exc)
 
     def _check(self) -> None:

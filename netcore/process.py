@@ -33,15 +33,22 @@ def stop_on_signals(stop: Callable[[], None], wakeup_fd: int) -> Iterator[None]:
     def on_signal(signum: int, frame: FrameType | None) -> None:
         stop()
 
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    # Where ours is not in place, SIGINT raises KeyboardInterrupt, between any two steps. So its
+    # handler is the first to come and the last to go: in between nothing is left half done. A
+    # descriptor left behind would get the bytes of later signals, whoever it belongs to by then.
+    old = {}
+    for number in numbers:
+        old[number] = signal.signal(number, on_signal)
     old_fd = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
-    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in old.items():
+        signal.set_wakeup_fd(old_fd)
+        for number in reversed(numbers):
+            handler = old[number]
             # None: it was not installed by Python, and cannot be put back by it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        signal.set_wakeup_fd(old_fd)
 
 
 class Forkable(Protocol):

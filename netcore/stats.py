@@ -186,6 +186,10 @@ class NodeStats:
         links_refused: Incoming links refused after authentication.
         half_open: Gauge: handshakes under way.
         half_open_refused: Connections closed because max_half_open was reached.
+        half_open_evicted: Incoming handshakes ended to make room for another source's, or because
+            they had been silent; part of ``handshakes_failed``.
+        accepts_over_budget: Connections closed because their source had used up
+            ``accept_budget_per_s``.
         handshakes_failed: Incoming handshakes that ended without a link.
         dials: Calls of ``connect``, and attempts for addresses that are kept.
         dials_failed: Those that ended in an error.
@@ -193,6 +197,7 @@ class NodeStats:
         kept: Gauge: addresses whose link is kept up.
         kept_refused: Not kept because of ``max_kept``.
         accept_errors: accept() failed, for example for want of file descriptors.
+        waits_failed: The system refused to wait for events; it was asked again.
         hook_errors: Exceptions that left a hook or a callback.
         slow_hooks: How often a hook or a callback took longer than ``slow_hook_ms``.
         events_dropped: Handler events without a handler to go to.
@@ -249,6 +254,8 @@ class NodeStats:
     links_refused: int = 0
     half_open: int = 0
     half_open_refused: int = 0
+    half_open_evicted: int = 0
+    accepts_over_budget: int = 0
     handshakes_failed: int = 0
     dials: int = 0
     dials_failed: int = 0
@@ -256,6 +263,7 @@ class NodeStats:
     kept: int = 0
     kept_refused: int = 0
     accept_errors: int = 0
+    waits_failed: int = 0
     hook_errors: int = 0
     slow_hooks: int = 0
     events_dropped: int = 0

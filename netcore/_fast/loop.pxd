@@ -72,6 +72,8 @@ cdef class Loop:
     cdef object _on_slow
     cdef long long _max_posts
     cdef long long _posts_refused
+    cdef long long _waits_failed
+    cdef int _wait_failures         # in a row
     cdef TimerQueue _timers
     cdef int _n_ready               # of _ready, in this turn
     cdef epoll_event _ready[BATCH]
@@ -100,6 +102,7 @@ cdef class Loop:
     cdef long long _next_deadline(self) except -2
     cdef int _run_turn(self, long long timeout_ms) except -1
     cdef int _turn(self, long long timeout_ms) except -1
+    cdef int _on_wait_failed(self, error, long long timeout_ms) except -1
     cdef int _sleep(self, int timeout_ms) noexcept nogil
     cdef list _wait(self, long long timeout_ms)
     cdef bint _arm(self) noexcept

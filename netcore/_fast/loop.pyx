@@ -50,6 +50,7 @@ from netcore._fast.syscalls cimport (
     timerfd_create,
     timerfd_settime,
     timespec,
+    usleep,
 )
 from netcore._fast.timers cimport Timer, TimerQueue
 
@@ -71,6 +72,8 @@ cdef enum:
     LONGEST_BLOCK = 16          # calls timed together; also: the limit / 16 is a slow block
     COARSE_MS = 20              # limits from here on need no better clock than one of 1 to 10 ms
     EARLY_SOURCES = 64          # more are not looked through several times a turn
+    WAIT_RETRY_MS = 10
+    MAX_WAIT_FAILURES = 100     # in a row
 
 cdef uint64_t WAKE = 0xFFFFFFFFFFFFFFFF  # `data` of the wake-up pair; no fd is that large
 cdef uint64_t TIMER = 0xFFFFFFFFFFFFFFFE  # and of the timer's
@@ -623,10 +626,12 @@ cdef class Loop:
                 error = errno
         if n < 0:
             if error != EINTR:
-                raise OSError(error, os.strerror(error))
+                self._on_wait_failed(OSError(error, os.strerror(error)), timeout_ms)
+                return 0
             PyErr_CheckSignals()
             if self._closed:
                 return 0
+        self._wait_failures = 0
         for i in range(n):
             if self._ready[i].data.u64 == WAKE:
                 self._drain()
@@ -634,6 +639,20 @@ cdef class Loop:
                 read(self._timer_fd, &expired, sizeof(expired))
                 self._armed_ms = -1
         return max(n, 0)
+
+    cdef int _on_wait_failed(self, error, long long timeout_ms) except -1:
+        """Let a moment pass before the next turn waits again; give up when it goes on so."""
+        cdef int pause_ms = WAIT_RETRY_MS
+        self._waits_failed += 1
+        self._wait_failures += 1
+        if self._wait_failures > MAX_WAIT_FAILURES:
+            raise error
+        self._on_error("wait", error)
+        if timeout_ms >= 0:
+            pause_ms = <int>min(timeout_ms, pause_ms)
+        with nogil:
+            usleep(1000 * pause_ms)
+        return 0
 
     cdef int _sleep(self, int timeout_ms) noexcept nogil:
         """Wait for events; at first, if asked to, without giving up the core."""
@@ -676,7 +695,14 @@ cdef class Loop:
 
     cdef list _wait_selector(self, long long timeout_ms):
         cdef list ready = []
-        for key, mask in self._select(timeout_ms):
+        cdef list events
+        try:
+            events = self._select(timeout_ms)
+        except OSError as error:
+            self._on_wait_failed(error, timeout_ms)
+            return ready
+        self._wait_failures = 0
+        for key, mask in events:
             data = key.data
             if data is self:
                 self._drain()
@@ -792,6 +818,11 @@ cdef class Loop:
     def posts_refused(self):
         """Number of posts beyond ``max_posts``."""
         return self._posts_refused
+
+    @property
+    def waits_failed(self):
+        """Number of waits that the system refused."""
+        return self._waits_failed
 
     @property
     def sources(self):

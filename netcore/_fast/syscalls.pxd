@@ -21,6 +21,7 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    int usleep(unsigned int useconds)
     ssize_t read(int fd, void* buffer, size_t size)
 
 cdef extern from "<fcntl.h>" nogil:

@@ -13,6 +13,8 @@ Facts that this file relies on:
   that nobody announced: what arrives is read until nothing is left.
 - The stdlib's ``select`` restarts after a signal once the handler has run (PEP 475). A handler
   that wants the turn to go on calls ``wake`` or ``post``.
+- A wait may fail (memory, a sandbox that refuses the system call). That ends no node: the next
+  turn waits again, after a moment, so that it does not spin. One that fails for good is told.
 - ``append`` and ``popleft`` of a deque are atomic, a lock is not safe in a signal handler.
 - A signal handler that raises may strike between any two bytecodes of the loop itself. So a dirty
   source leaves the queue after its flush, and is flushed once more rather than not at all.
@@ -48,6 +50,8 @@ _FLUSH_PASSES: Final = 64  # two sources that mark each other must not hold the 
 _LONGEST_WAIT_MS: Final = 86_400_000  # selectors overflow beyond some weeks
 _EARLY_NS: Final = 50_000  # a few times what a write and the wake-up of its reader cost
 _EARLY_SOURCES: Final = 64  # more are not looked through several times a turn
+_WAIT_RETRY_MS: Final = 10
+_MAX_WAIT_FAILURES: Final = 100  # in a row
 _FARTHEST_MS: Final = 1 << 62  # keeps times within 64 bits, as the compiled twin stores them
 
 
@@ -153,8 +157,8 @@ class Loop:
         Args:
             selector: What to wait with, not closed by this loop; by default the best of the system.
             clock: Returns milliseconds that never go back; by default those of CLOCK_MONOTONIC.
-            on_error: Told about exceptions: "on_ready", "flush", "timer" or "post", and the
-                exception. By default it is logged with its traceback as ``netcore.loop``.
+            on_error: Told about exceptions: "on_ready", "flush", "timer", "post" or "wait", and
+                the exception. By default it is logged with its traceback as ``netcore.loop``.
             max_posts: Bound of the functions that wait in `post`. Threads that post at the very
                 same moment may exceed it by one each.
             busy_poll_us: Before it sleeps, a wait asks for events over and over for so many
@@ -185,6 +189,8 @@ class Loop:
         self._posts: deque[Call] = deque()
         self._dirty: deque[Source] = deque()
         self._posts_refused = 0
+        self._waits_failed = 0
+        self._wait_failures = 0  # in a row
         self._in_turn = False
         self._leaving = False
         self._closed = False
@@ -375,7 +381,7 @@ class Loop:
             self._wake_out.send(b"\0")
 
     def _drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # nothing left, or not now: it stays readable
             while len(self._wake_in.recv(4096)) == 4096:
                 pass
         self._woken = False
@@ -408,6 +414,7 @@ class Loop:
         Raises:
             RuntimeError: Called from inside a turn.
             LocalError: The loop is closed.
+            OSError: The system has refused to wait a hundred times in a row.
         """
         self._check_open()
         if self._in_turn:
@@ -468,13 +475,29 @@ class Loop:
         deadline = self.next_deadline_ms()
         waits = [ms for ms in (timeout_ms, deadline) if ms is not None]
         timeout = max(0, min(*waits, _LONGEST_WAIT_MS)) if waits else -1
-        ready = []
-        for key, mask in select(self._selector, timeout, self._busy_poll_us):
+        ready: list[tuple[_Entry, int]] = []
+        try:
+            events = select(self._selector, timeout, self._busy_poll_us)
+        except OSError as error:
+            self._on_wait_failed(error, timeout)
+            return ready
+        self._wait_failures = 0
+        for key, mask in events:
             if key.data is self:
                 self._drain()
             elif isinstance(key.data, _Entry):
                 ready.append((key.data, mask))
         return ready
+
+    def _on_wait_failed(self, error: OSError, timeout_ms: int) -> None:
+        """Let a moment pass before the next turn waits again; give up when it goes on so."""
+        self._waits_failed += 1
+        self._wait_failures += 1
+        if self._wait_failures > _MAX_WAIT_FAILURES:
+            raise error
+        self._on_error("wait", error)
+        pause_ms = _WAIT_RETRY_MS if timeout_ms < 0 else min(timeout_ms, _WAIT_RETRY_MS)
+        time.sleep(pause_ms / 1_000)
 
     def _serve_ready(self, ready: list[tuple[_Entry, int]]) -> int:
         served = 0
@@ -561,6 +584,11 @@ class Loop:
     def posts_refused(self) -> int:
         """Number of posts beyond ``max_posts``."""
         return self._posts_refused
+
+    @property
+    def waits_failed(self) -> int:
+        """Number of waits that the system refused."""
+        return self._waits_failed
 
     @property
     def sources(self) -> int:

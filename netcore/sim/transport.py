@@ -43,7 +43,7 @@ class SimListener:
     def take(self, end: End) -> None:
         """Start a handshake; in a turn of the node."""
         host = self._transport.host
-        if self._closed or not host.half_open.admit_incoming():
+        if self._closed or not host.half_open.admit_incoming(self.endpoint, host.loop.now_ms):
             end.close()
             return
         conn_id = host.next_conn_id(wire.PROTOCOL_MEMORY, outgoing=False)

@@ -3,6 +3,7 @@
 ===========  ================================================================================
 base         what a node and a transport know of each other
 negotiation  one handshake over one stream
+half_open    handshakes under way, and who gives way when there are too many
 dial         from an address to one link, or one error
 resolve      host names, off the loop's thread
 sockets      what tcp and unix share
@@ -19,13 +20,13 @@ from .._typing import TYPE_CHECKING
 from .base import (
     Attempt,
     Detached,
-    HalfOpen,
     Host,
     Listener,
     Stream,
     Transport,
 )
 from .dial import Dial, protocol_of
+from .half_open import HalfOpen
 from .negotiation import Negotiation
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import abc
 from collections.abc import Callable
 
 from .._typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, final
-from ..errors import DestinationNotFound
 
 if TYPE_CHECKING:
     import socket
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from ..errors import OutgoingConnectionError
     from ..handshake import Accepted, Identity, PeerInfo
     from ..ids import ConnId
+    from .half_open import HalfOpen
     from .negotiation import Negotiation
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "Channel",
     "ChannelTarget",
     "Detached",
-    "HalfOpen",
     "Host",
     "Listener",
     "Sink",
@@ -267,66 +266,3 @@ class Transport(abc.ABC):
 
         The loop is not touched either: its epoll instance is still the parent's.
         """
-
-
-# -- handshakes under way ------------------------------------------------------------------------
-
-
-@final
-class HalfOpen:
-    """One node's account of handshakes under way and of streams that only wait for their end.
-
-    Attributes:
-        limit: ``max_half_open``: bound of each of the three numbers.
-        outgoing: Dials under way; counted by them.
-        refused: Incoming connections closed at once because of the limit.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.outgoing = 0
-        self.refused = 0
-        self._incoming: set[Negotiation] = set()
-        self._lingering: set[Stream] = set()
-
-    @property
-    def incoming(self) -> int:
-        """Incoming handshakes under way."""
-        return len(self._incoming)
-
-    @property
-    def lingering(self) -> int:
-        """Streams that wait for the other side's end."""
-        return len(self._lingering)
-
-    def admit_incoming(self) -> bool:
-        """Return whether another incoming handshake may begin; count it if not."""
-        admitted = len(self._incoming) < self.limit
-        self.refused += not admitted
-        return admitted
-
-    def add(self, negotiation: Negotiation) -> None:
-        """Count an incoming negotiation until it is discarded."""
-        self._incoming.add(negotiation)
-
-    def discard(self, negotiation: Negotiation) -> None:
-        """The negotiation has ended."""
-        self._incoming.discard(negotiation)
-
-    def linger(self, stream: Stream) -> bool:
-        """Count a stream that waits for its end; return False when it must not."""
-        if len(self._lingering) >= self.limit:
-            return False
-        self._lingering.add(stream)
-        return True
-
-    def end_linger(self, stream: Stream) -> None:
-        """The stream is closed."""
-        self._lingering.discard(stream)
-
-    def close(self) -> None:
-        """End every incoming handshake and every lingering stream."""
-        for negotiation in list(self._incoming):
-            negotiation.abort(DestinationNotFound("the node is closing"))
-        for stream in list(self._lingering):
-            stream.close()

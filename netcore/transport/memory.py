@@ -283,7 +283,7 @@ class MemoryListener:
     def take(self, channel: MemoryChannel) -> None:
         """Start a handshake."""
         host = self._transport.host
-        if self._closed or not host.half_open.admit_incoming():
+        if self._closed or not host.half_open.admit_incoming(self.endpoint, host.loop.now_ms):
             channel.close()
             return
         stream = MemoryStream(channel, self.endpoint)

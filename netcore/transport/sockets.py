@@ -7,10 +7,15 @@ Facts about sockets that this file relies on:
   and forgets until the other side ends its own, and only then closes.
 - ``accept`` fails for want of descriptors or memory without taking the connection out of the queue,
   so the listener stays readable. Trying again at once would spin: it pauses instead. The errors of
-  a connection that died in the queue are just skipped (accept(2), "Error handling").
+  a connection that died in the queue are just skipped (accept(2), "Error handling"); but when
+  nothing else comes they are no connection's (a security module refuses before the queue is
+  looked at), and it pauses as well.
 - A non-blocking connect to a unix socket whose queue is full fails with EAGAIN and cannot be waited
   for; it is tried again a little later. TCP says EINPROGRESS and becomes writable when it is done.
 - A source leaves the loop before its descriptor is closed: the number may be in use again at once.
+- A dial to a port where nobody listens may be given that very port for its own end, and TCP then
+  connects it to itself (two ends that open at the same time are one of its ways to connect). Then
+  nobody is there, and the port must be free for whoever is to listen.
 """
 
 from __future__ import annotations
@@ -43,9 +48,12 @@ MAX_UNSENT_BYTES: Final = 4_096
 LINGER_MS: Final = 500
 MAX_LINGER_READS: Final = 64  # of READ_BYTES each, read and forgotten
 ACCEPTS_PER_TURN: Final = 64
+MAX_ACCEPT_SKIPS: Final = 16  # in a turn
 ACCEPT_PAUSE_MS: Final = 100  # descriptors come back when links end: nothing that is over sooner
 CONNECT_RETRY_MS: Final = 20
-LISTEN_BACKLOG: Final = min(1_024, max(socket.SOMAXCONN, 128))
+#: What does not fit waits a second for its next attempt to connect. Systems lower it to their own
+#: bound (net.core.somaxconn).
+LISTEN_BACKLOG: Final = 4_096
 
 #: A connection died before it was accepted, or a signal came. See accept(2).
 _ACCEPT_SKIP: Final = frozenset(
@@ -255,6 +263,8 @@ class _Connecting:
 
     def _report(self, error: OSError | None) -> None:
         self._end()
+        if error is None and self._transport.is_own_end(self._sock):
+            error = _error(errno.ECONNREFUSED)
         if error is None:
             self._on_result(SocketStream(self._transport, self._sock, self._remote))
         else:
@@ -305,13 +315,15 @@ class SocketListener:
         self._sock.close()
 
     def _on_ready(self, events: int) -> None:
+        skips = MAX_ACCEPT_SKIPS
         for _ in range(ACCEPTS_PER_TURN):
             try:
                 sock, address = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as exc:
-                if exc.errno in _ACCEPT_SKIP:
+                if exc.errno in _ACCEPT_SKIP and skips:
+                    skips -= 1
                     continue
                 self._host.accept_failed(exc)
                 self._pause_accepting()
@@ -331,11 +343,12 @@ class SocketListener:
 
     def _begin(self, sock: socket.socket, address: Address) -> None:
         host, transport = self._host, self._transport
-        if not host.half_open.admit_incoming():
+        remote = transport.remote_of(address, self.endpoint)
+        if not host.half_open.admit_incoming(remote, host.loop.now_ms):
             sock.close()
             return
         try:
-            stream = transport.adopt(sock, transport.remote_of(address, self.endpoint))
+            stream = transport.adopt(sock, remote)
         except OSError:  # it is gone already
             sock.close()
             return
@@ -362,6 +375,10 @@ class SocketTransport(Transport):
 
     def configure(self, sock: socket.socket, remote: Endpoint) -> None:
         """Set the options of a connected, or connecting, socket."""
+
+    def is_own_end(self, sock: socket.socket) -> bool:
+        """Return whether a connected socket is its own other end."""
+        return False
 
     # -- Transport ---------------------------------------------------------------------------------
 

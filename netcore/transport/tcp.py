@@ -76,6 +76,13 @@ class TcpTransport(SocketTransport):
         scope = cast("tuple[str, int, int, int]", address)[3]
         return Endpoint("ip6", f"{host}%{scope}" if scope and "%" not in host else host, port)
 
+    def is_own_end(self, sock: socket.socket) -> bool:
+        """Return whether a connected socket is its own other end."""
+        try:
+            return bool(sock.getsockname() == sock.getpeername())
+        except OSError:  # it has ended meanwhile: reading tells
+            return False
+
     def configure(self, sock: socket.socket, remote: Endpoint) -> None:
         """Send at once what is written, and keep little in the kernel."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

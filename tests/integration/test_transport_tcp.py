@@ -27,7 +27,13 @@ from netcore.errors import (
     UnsupportedProtocol,
 )
 from netcore.transport import Negotiation, Resolver, TcpTransport
-from netcore.transport.sockets import ACCEPT_PAUSE_MS, MAX_LINGER_READS, READ_BYTES
+from netcore.transport.sockets import (
+    ACCEPT_PAUSE_MS,
+    MAX_ACCEPT_SKIPS,
+    MAX_LINGER_READS,
+    READ_BYTES,
+    SocketStream,
+)
 from support.hosts import FakeHost, World, accept, open_fds
 
 SECRET = b"a secret of 23 bytes ok"
@@ -624,9 +630,9 @@ def test_listener_closed_by_the_host_inside_accept_stops(world: World) -> None:
     listener = b.listen(ANY)
     admit = b.half_open.admit_incoming
 
-    def close_and_admit() -> bool:
+    def close_and_admit(remote: Endpoint | None, now_ms: int) -> bool:
         listener.close()
-        return admit()
+        return admit(remote, now_ms)
 
     b.half_open.admit_incoming = close_and_admit  # type: ignore[method-assign]
     with raw_connection(world, listener.endpoint), raw_connection(world, listener.endpoint):
@@ -669,3 +675,66 @@ def test_many_links_leave_no_descriptor_behind(world: World) -> None:
         up.stream.sock.close()
     assert open_fds() == before
     assert world.loop.sources == 1
+
+
+def test_dial_that_tcp_connects_to_itself_finds_nobody_and_frees_the_port(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may choose the port that is dialled, while nobody listens there, for our end."""
+    a, b = pair(world)
+    port = closed_port()
+    transport: Any = a.transports[0]
+    open_socket = transport.open_socket
+
+    def open_there(family: socket.AddressFamily) -> socket.socket:
+        sock: socket.socket = open_socket(family)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+        return sock
+
+    monkeypatch.setattr(transport, "open_socket", open_there)
+    before = open_fds()
+    a.dial(f"/ip4/127.0.0.1/tcp/{port}")
+    world.until(lambda: a.down)
+    assert isinstance(a.error, DestinationNotFound)
+    assert open_fds() == before
+    b.listen(f"/ip4/127.0.0.1/tcp/{port}")  # no longer taken by the dial
+
+
+@pytest.mark.parametrize("secret", [None, SECRET], ids=["open", "auth"])
+@pytest.mark.parametrize("expected", [False, True], ids=["any", "expected"])
+def test_two_dials_that_tcp_joins_to_one_connection_make_no_link(
+    world: World, secret: bytes | None, expected: bool
+) -> None:
+    """Both ends opened at the same time: two initiators, each waits for the other's answer."""
+    hosts = pair(world, handshake_timeout_ms=100, secret=secret)
+    before = open_fds()
+    for host, other, sock in zip(hosts, reversed(hosts), socket.socketpair(), strict=True):
+        transport: Any = host.transports[0]
+        sock.setblocking(False)
+        stream = SocketStream(transport, sock, Endpoint("ip4", "127.0.0.1", 1))
+        node_id = other.identity.node_id if expected else None
+        conn_id = host.next_conn_id(transport.protocol, outgoing=True)
+        Negotiation(host, stream, conn_id=conn_id, outgoing=True, expected_node=node_id).start()
+    world.until(lambda: all(host.down for host in hosts))
+    world.until(lambda: not any(host.half_open.lingering for host in hosts))
+    assert not any(host.up for host in hosts)
+    assert open_fds() == before
+
+
+def test_accept_that_is_refused_again_and_again_pauses(kernels: ModuleType) -> None:
+    """A security module refuses before the queue is looked at: the listener stays readable."""
+    now = [0]
+    world = World(kernels, lambda: now[0])
+    b = world.host(2, TcpTransport())
+    listener: Any = b.listen(ANY)
+    fake = listener._sock = FailingAccept(listener._sock, *[errno.EPERM] * 100)
+    with raw_connection(world, listener.endpoint):
+        world.until(lambda: b.accept_errors)
+        for _ in range(20):
+            world.turn()
+        assert fake.calls == MAX_ACCEPT_SKIPS + 1
+        fake.codes.clear()
+        now[0] += ACCEPT_PAUSE_MS
+        world.until(lambda: b.half_open.incoming == 1)
+    world.close()

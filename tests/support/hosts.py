@@ -76,7 +76,7 @@ class FakeHost:
             records=_backend.kernels.Records,
             keys=KeyRing(self.config.secrets),
         )
-        self.half_open = HalfOpen(self.config.max_half_open)
+        self.half_open = HalfOpen(self.config.max_half_open, self.config.accept_budget_per_s)
         self.transports = list(transports)
         self.resolver = Resolver(loop)
         self.decision: Callable[[Negotiation], None] = accept

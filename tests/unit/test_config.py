@@ -21,7 +21,7 @@ SECRET = "correct horse battery staple"
 def test_defaults_are_valid_and_as_documented() -> None:
     config = NodeConfig(node_id=1)
     assert (config.tick_ms, config.max_frame_bytes) == (1_000, 1 << 20)
-    assert (config.handshake_timeout_ms, config.dead_ms) == (5_000, 10_000)
+    assert (config.handshake_timeout_ms, config.dead_ms) == (4_500, 10_000)
     assert (config.secret, config.secrets, config.insecure) == (None, (), False)
 
 

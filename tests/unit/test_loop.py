@@ -1333,3 +1333,60 @@ def test_add_far_beyond_the_open_fds_is_an_os_error(loop: Any) -> None:
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
         loop.add(loop.make_source(print), (1 << 31) - 1, READ)
     assert caught.value.errno == errno.EBADF
+
+
+# -- waits that fail -----------------------------------------------------------------------------
+
+
+class FailingSelector(selectors.SelectSelector):
+    """Refuses to wait while it has errors left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes: list[int] = []
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.codes:
+            raise OSError(self.codes.pop(), "from the test")
+        return super().select(timeout)
+
+
+@pytest.fixture
+def failing(kernels: ModuleType, errors: Errors) -> Iterator[tuple[Any, FailingSelector]]:
+    with FailingSelector() as selector:
+        loop = kernels.Loop(selector, clock=Clock(), on_error=errors)
+        yield loop, selector
+        loop.close()
+
+
+def test_wait_that_fails_is_told_and_made_again(
+    failing: tuple[Any, FailingSelector], errors: Errors
+) -> None:
+    loop, selector = failing
+    done: list[int] = []
+    selector.codes = [errno.ENOMEM, errno.EPERM]
+    loop.call_at(0, done.append, 1)
+    assert loop.run_once(0) == 1  # what needs no wait is done all the same
+    loop.post(done.append, 2)
+    assert loop.run_once(None) == 1
+    assert loop.run_once(0) == 0
+    assert (done, loop.waits_failed) == ([1, 2], 2)
+    found = [(where, getattr(error, "errno", None)) for where, error in errors]
+    assert found == [("wait", errno.EPERM), ("wait", errno.ENOMEM)]
+    errors.clear()
+
+
+def test_wait_that_fails_for_good_comes_out(
+    failing: tuple[Any, FailingSelector], errors: Errors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, selector = failing
+    selector.codes = [errno.EINVAL] * 100
+    for _ in range(101):
+        loop.run_once(0)  # the last one waits well: the count begins anew
+    selector.codes = [errno.EBADF] * 101
+    for _ in range(100):
+        loop.run_once(0)
+    with pytest.raises(OSError, match="from the test"):
+        loop.run_once(0)
+    assert (len(errors), loop.waits_failed) == (200, 201)
+    errors.clear()

@@ -9,6 +9,15 @@ from netcore.cli.screen import Screen
 
 #: name -> module of this package; each has ``add_options`` and ``run``.
 SCENARIOS: Final[dict[str, str]] = {
+    "loris": "loris",
+    "burst": "burst",
+    "wrongkey": "wrongkey",
+    "frames": "frames",
+    "errno": "errnos",
+    "emfile": "emfile",
+    "sigint": "sigint",
+    "churn": "churn",
+    "memory": "memcap",
     "reader": "reader",
     "readers": "readers",
     "soak": "soak",
