@@ -177,6 +177,8 @@ class NodeStats:
         half_open: Gauge: handshakes under way.
         half_open_refused: Connections closed because max_half_open was reached.
         handshakes_failed: Incoming handshakes that ended without a link.
+        tls_handshakes_failed: TLS handshakes, of either direction, that TLS itself has ended.
+        tls_links_broken: Links that ended because TLS records were not genuine.
         dials: Calls of ``connect``, and attempts for addresses that are kept.
         dials_failed: Those that ended in an error.
         redials: Those made for a kept address, after its first.
@@ -235,6 +237,8 @@ class NodeStats:
     half_open: int = 0
     half_open_refused: int = 0
     handshakes_failed: int = 0
+    tls_handshakes_failed: int = 0
+    tls_links_broken: int = 0
     dials: int = 0
     dials_failed: int = 0
     redials: int = 0
