@@ -141,7 +141,7 @@ REJECT_AUTHENTICATION: Final = 7
 REJECT_TOO_MANY_CONNECTIONS: Final = 8
 
 # -- level tls ---------------------------------------------------------------------------------
-#: A node id is in the subject alternative names of its certificate as this URI and a decimal number.
+#: Its certificate names a node by a URI, in the subject alternative names: this and its id.
 TLS_NODE_URI: Final = "netcore:node/"
 #: Of one side, until it is known whose certificate that is: some five times what three certificates
 #: with RSA keys take.

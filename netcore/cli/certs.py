@@ -132,6 +132,7 @@ def _sign(
     """Return a certificate: of a node, or with neither node nor issuer of an authority."""
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     now = datetime.now(timezone.utc)
     is_ca = node_id is None
@@ -154,7 +155,7 @@ def _sign(
     )
     if node_id is not None:
         uri = x509.UniformResourceIdentifier(f"{wire.TLS_NODE_URI}{node_id}")
-        purposes = [x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.SubjectAlternativeName([uri]), critical=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     return builder.sign(issuer_key, SHA256())

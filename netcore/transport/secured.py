@@ -12,8 +12,8 @@ Facts first:
 - The end of the other side's stream is passed on only when what was sealed has left, or has had
   ``close_timeout_ms`` to: a link that has seen both ends closes its channel, and a polite end must
   lose nothing.
-- A stream that ends without close_notify is one that ended. Whether that was an end in order is said
-  by CLOSE, inside; who cuts the stream can pretend nothing else.
+- A stream that ends without close_notify is one that ended. Whether that was an end in order is
+  said by CLOSE, inside; who cuts the stream can pretend nothing else.
 - Before it is known who is there at most ``MAX_TLS_HANDSHAKE_BYTES`` are taken. A first byte that
   cannot be TLS ends it at once; a netcore node without TLS is told why in its own language.
 """
