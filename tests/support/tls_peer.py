@@ -98,16 +98,19 @@ class TlsPeer:
         """Send bytes that are what they are; what the node does not take at once waits for it."""
         for start in range(0, len(data), self._chunk):
             piece = data[start : start + self._chunk]
-            while piece:
-                try:
-                    piece = piece[self.sock.send(piece) :]
-                except BlockingIOError:
-                    self.nodes.turn()
-                except OSError:
-                    self.ended = True
-                    return
+            while piece and not self.ended:
+                piece = piece[self._send_some(piece) :]
             if self._chunk < 1 << 16:
                 self.nodes.turn()
+
+    def _send_some(self, piece: bytes) -> int:
+        try:
+            return self.sock.send(piece)
+        except BlockingIOError:
+            self.nodes.turn()
+        except OSError:
+            self.ended = True
+        return 0
 
     def flush(self) -> None:
         """Send what TLS has to say."""

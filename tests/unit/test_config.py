@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netcore import LocalError, MemoryNetwork, MemoryTransport, Node, NodeConfig, wire
+from netcore import LocalError, MemoryNetwork, MemoryTransport, Node, NodeConfig, TlsFiles, wire
 from netcore._backend import BackendName
 from netcore.config import _RANGES
 from netcore.keys import KeyRing
@@ -29,7 +29,7 @@ def test_every_number_has_a_range() -> None:
     numbers = {
         f.name
         for f in dataclasses.fields(NodeConfig)
-        if f.name not in ("node_id", "secret", "insecure")
+        if f.name not in ("node_id", "secret", "insecure", "tls", "min_security")
     }
     assert numbers == set(_RANGES)
 
@@ -207,3 +207,42 @@ def test_node_refuses_a_config_and_settings_at_once() -> None:
 
 def test_frame_limit_range_is_that_of_the_protocol() -> None:
     assert _RANGES["max_frame_bytes"] == (wire.MIN_MAX_FRAME_BYTES, wire.MAX_FRAME_BYTES)
+
+
+# -- security ------------------------------------------------------------------------------------
+
+FILES = TlsFiles("ca", "cert", "key")
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        ({}, "open"),
+        ({"secret": SECRET}, "auth"),
+        ({"tls": FILES}, "tls"),
+        ({"tls": FILES, "secret": SECRET}, "tls"),
+    ],
+)
+def test_settings_give_one_level_and_nothing_below_what_is_wanted(
+    given: dict[str, Any], level: str
+) -> None:
+    for wanted in ("open", "auth", "tls"):
+        config = NodeConfig(node_id=1, min_security=wanted, **given)
+        assert config.security == level
+        if ("open", "auth", "tls").index(level) < ("open", "auth", "tls").index(wanted):
+            with pytest.raises(LocalError, match=f"min_security is '{wanted}'.*'{level}'"):
+                config.require_security()
+        else:
+            config.require_security()
+
+
+@pytest.mark.parametrize("value", ["TLS", "", None, 1, b"tls", "none"])
+def test_min_security_that_is_no_level_raises(value: Any) -> None:
+    with pytest.raises(LocalError, match="min_security is one of open, auth, tls"):
+        NodeConfig(node_id=1, min_security=value)
+
+
+@pytest.mark.parametrize("value", ["certs", 1, True, ("a", "b", "c"), [FILES], (FILES, FILES)])
+def test_tls_of_another_type_raises(value: Any) -> None:
+    with pytest.raises(LocalError, match="tls is TlsFiles"):
+        NodeConfig(node_id=1, tls=value)
