@@ -623,3 +623,41 @@ def test_openssl_is_refused(
 def test_openssl_without_a_certificate_gets_nothing(nodes: Nodes, node: Node) -> None:
     said_by(nodes, s_client(node, files=None))
     assert_shut_out(nodes, node, by_tls=1)
+
+
+@needs_openssl
+def test_keys_are_changed_on_a_link_and_it_goes_on(nodes: Nodes, node: Node) -> None:
+    own = files(PEER)
+    host, port = tcp_address(node)
+    process = subprocess.Popen(
+        ["openssl", "s_client", "-connect", f"{host}:{port}", "-CAfile", str(cluster().cert),
+         "-brief", "-cert", str(own.cert), "-key", str(own.key)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(hello(PEER) + AUTH)
+        process.stdin.flush()
+        nodes.until(lambda: node.connections)
+        for number in range(3):
+            process.stdin.write(b"K\n")  # asks for new keys in both directions
+            process.stdin.flush()
+            nodes.settle(5)  # openssl reads a command from the start of a chunk only
+            process.stdin.write(message(b"key %d" % number, service=ECHO))
+            process.stdin.flush()
+            nodes.until(lambda n=number: node.stats().messages_sent == n + 1)
+        answers = b""
+        os.set_blocking(process.stdout.fileno(), False)
+
+        def answered() -> bool:
+            nonlocal answers
+            answers += process.stdout.read() or b""  # type: ignore[union-attr]
+            return all(b"key %d" % n in answers for n in range(3))
+
+        nodes.until(answered)
+        assert node.stats().tls_links_broken == 0
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert errors.count(b"KEYUPDATE") == 3
