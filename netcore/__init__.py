@@ -24,7 +24,7 @@ from ._typing import TYPE_CHECKING
 from .address import Endpoint, NodeAddr
 from .agent import BehaviorAgent, ConnectionAgent, ConnectionSender
 from .behavior import ConnectionHandler, NetworkBehavior
-from .config import NodeConfig
+from .config import NodeConfig, TlsFiles
 from .errors import *  # noqa: F403 - the tree is one thing, and errors.__all__ is its list
 from .ids import ConnId, Key, NodeId, ServiceId, key_of
 from .node import Node
@@ -91,6 +91,7 @@ __all__ = [
     "RpcRequest",
     "ServiceId",
     "TcpTransport",
+    "TlsFiles",
     "Transport",
     "UnixTransport",
     "ids",

@@ -8,18 +8,22 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from netcore import NetcoreError, __version__
+from netcore import NetcoreError, TlsFiles, __version__
 from netcore.cli import CommandError
+from netcore.cli.certs import DEFAULT_CA_DAYS, DEFAULT_NODE_DAYS, run_init, run_issue
 from netcore.cli.demo import run_demo
 from netcore.cli.demo_scenario import Settings
 from netcore.cli.demo_worker import run_worker
 from netcore.cli.info import run_info
 from netcore.cli.keygen import run_keygen
 from netcore.cli.node import CallOptions, NodeOptions, run_node
+from netcore.config import SECURITY_LEVELS
 
 __all__ = ["main", "make_parser"]
 
 Run = Callable[[argparse.Namespace], int]
+
+MAX_DAYS = 36_500
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_info(commands.add_parser("info", help="say what runs here: version, backend, limits"))
     _add_keygen(commands.add_parser("keygen", help="make a secret for the nodes of a network"))
+    _add_certs(commands.add_parser("certs", help="make certificates for the nodes of a network"))
     _add_node(commands.add_parser("node", help="run one node until Ctrl-C, or make one call"))
     _add_demo(commands.add_parser("demo", help="run six nodes, kill one, check every message"))
     # Without a help text it is not listed: it is the demo's own.
@@ -69,6 +74,32 @@ def _add_keygen(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=lambda options: run_keygen(options.out))
 
 
+def _add_certs(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    init = actions.add_parser("init", help="make the authority: ca.pem and ca.key")
+    init.add_argument("--name", default="netcore cluster", help="for people (%(default)s)")
+    init.set_defaults(
+        run=lambda options: run_init(options.dir, options.name, options.days),
+    )
+    issue = actions.add_parser("issue", help="make certificates: node-ID.pem and node-ID.key")
+    issue.add_argument("ids", type=int, nargs="+", metavar="ID", help="node ids")
+    issue.set_defaults(
+        run=lambda options: run_issue(options.dir, options.ids, options.days),
+    )
+    for action, days in ((init, DEFAULT_CA_DAYS), (issue, DEFAULT_NODE_DAYS)):
+        action.add_argument("--dir", type=Path, default=Path("certs"), metavar="DIR",
+            help="where the files are (%(default)s)")  # fmt: skip
+        action.add_argument("--days", type=_days, default=days, metavar="N",
+            help="how long they are valid (%(default)s)")  # fmt: skip
+
+
+def _days(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MAX_DAYS:
+        raise argparse.ArgumentTypeError(f"{text} is not in 1..{MAX_DAYS} days")
+    return value
+
+
 def _add_node(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--id", type=int, required=True, metavar="N", help="node id, 0..2**32 - 2")
@@ -79,7 +110,12 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
     add("--secret-file", type=Path, metavar="F", help="the network's secret (else NETCORE_SECRET)")
     add("--service", type=int, action="append", default=[], metavar="N",
         help="echo messages and answer calls on this service id")  # fmt: skip
-    add("--insecure", action="store_true", help="listen beyond loopback without a secret")
+    add("--tls-ca", type=Path, metavar="F", help="TLS: certificates of the network's authority")
+    add("--tls-cert", type=Path, metavar="F", help="TLS: this node's certificate")
+    add("--tls-key", type=Path, metavar="F", help="TLS: its key (netcore certs makes all three)")
+    add("--min-security", choices=SECURITY_LEVELS, metavar="LEVEL",
+        help="do not run with less: open, auth or tls")  # fmt: skip
+    add("--insecure", action="store_true", help="listen beyond loopback without secret and TLS")
     add(
         "--stats-every",
         type=_seconds(0.001, 86_400),
@@ -114,6 +150,8 @@ def _run_node(options: argparse.Namespace) -> int:
             connect=options.connect,
             secret_file=options.secret_file,
             services=options.service,
+            tls=_tls_files(options),
+            min_security=options.min_security,
             insecure=options.insecure,
             stats_every_s=options.stats_every,
             routes_every_s=options.routes_every,
@@ -121,6 +159,15 @@ def _run_node(options: argparse.Namespace) -> int:
             call=_call_options(options),
         )
     )
+
+
+def _tls_files(options: argparse.Namespace) -> TlsFiles | None:
+    files = (options.tls_ca, options.tls_cert, options.tls_key)
+    if not any(files):
+        return None
+    if not all(files):
+        raise CommandError("TLS needs all of --tls-ca, --tls-cert and --tls-key")
+    return TlsFiles(*files)
 
 
 def _call_options(options: argparse.Namespace) -> CallOptions | None:

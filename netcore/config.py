@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from . import wire
-from ._typing import Final, Literal
+from ._typing import TYPE_CHECKING, Final, Literal, final
 from .errors import LocalError
 from .ids import check_node_id
 from .values import dataclass, field
 
-__all__ = ["SEND_QUEUE_POLICIES", "NodeConfig", "Secret", "SendQueuePolicy"]
+if TYPE_CHECKING:
+    import os
+    from ssl import SSLContext
+
+__all__ = [
+    "SECURITY_LEVELS",
+    "SEND_QUEUE_POLICIES",
+    "NodeConfig",
+    "Secret",
+    "SecurityLevel",
+    "SendQueuePolicy",
+    "TlsFiles",
+]
 
 #: What a send of this node does that meets a full send queue.
 SEND_QUEUE_POLICIES: Final = ("error", "drop_newest", "drop_oldest", "close")
 SendQueuePolicy = Literal["error", "drop_newest", "drop_oldest", "close"]
+
+#: What protects the links of a node, from the weakest.
+SecurityLevel = Literal["open", "auth", "tls"]
+SECURITY_LEVELS: Final[tuple[SecurityLevel, ...]] = ("open", "auth", "tls")
 
 #: One secret, or several during a rotation (the first is used for dialling).
 Secret = bytes | str | Sequence[bytes | str]
@@ -49,6 +66,22 @@ _RANGES: Final[dict[str, tuple[int, int]]] = {
     "rtt_interval_ms": (10, 600_000),
     "dead_ms": (100, 3_600_000),
 }
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The three PEM files that a node needs for TLS; ``netcore certs`` makes them.
+
+    Attributes:
+        ca: Certificates of those who are trusted to name nodes: the cluster's CA.
+        cert: This node's own certificate, and behind it those between it and the CA, if any.
+        key: The private key of that certificate, not encrypted.
+    """
+
+    ca: str | os.PathLike[str]
+    cert: str | os.PathLike[str]
+    key: str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +133,10 @@ class NodeConfig:
             PINGs when one of them was odd.
         dead_ms: Silence after which a link is closed.
         secret: Shared by all nodes: >= 16 bytes, or a list during a rotation.
-        insecure: Allow listening beyond loopback without a secret.
+        insecure: Allow listening beyond loopback without a secret and without TLS.
+        tls: ``TlsFiles``; or an ``ssl.SSLContext`` that listens and dials, or a pair of them, the
+            one that listens first. Every link of the node is then TLS and nothing else.
+        min_security: "open", "auth" or "tls": a node whose own settings give less is not made.
     """
 
     node_id: int
@@ -134,6 +170,8 @@ class NodeConfig:
     dead_ms: int = 10_000
     secret: Secret | None = field(default=None, repr=False)
     insecure: bool = False
+    tls: TlsFiles | SSLContext | tuple[SSLContext, SSLContext] | None = None
+    min_security: SecurityLevel = "open"
 
     def __post_init__(self) -> None:
         check_node_id(self.node_id)
@@ -154,6 +192,32 @@ class NodeConfig:
                 f"not {self.send_queue_policy!r}"
             )
         object.__setattr__(self, "secret", _check_secret(self.secret))
+        _check_tls(self.tls)
+        if self.min_security not in SECURITY_LEVELS:
+            raise LocalError(
+                f"min_security is one of {', '.join(SECURITY_LEVELS)}, not {self.min_security!r}"
+            )
+
+    @property
+    def security(self) -> SecurityLevel:
+        """What protects every link of the node: the one level that it offers and accepts."""
+        if self.tls is not None:
+            return "tls"
+        return "open" if self.secret is None else "auth"
+
+    def require_security(self) -> None:
+        """Check ``min_security``; apart, because a secret may still come from the environment.
+
+        Raises:
+            LocalError: The level is lower.
+        """
+        wanted = SECURITY_LEVELS.index(self.min_security)
+        if SECURITY_LEVELS.index(self.security) < wanted:
+            remedy = "tls=" if self.min_security == "tls" else "secret= or tls="
+            raise LocalError(
+                f"min_security is {self.min_security!r} and the links of this node would be "
+                f"{self.security!r}: give {remedy}"
+            )
 
     @property
     def total_queue_bytes(self) -> int:
@@ -193,3 +257,16 @@ def _check_secret(secret: Secret | None) -> tuple[bytes, ...] | None:
                 "`netcore keygen` makes one"
             )
     return tuple(items)
+
+
+def _check_tls(tls: object) -> None:
+    """Check what kind of thing it is; what is in it is checked by the node, which needs ssl."""
+    if tls is None or isinstance(tls, TlsFiles):
+        return
+    ssl = sys.modules.get("ssl")  # imported by whoever made a context
+    contexts = tls if isinstance(tls, tuple) and len(tls) == 2 else (tls,)
+    if ssl is None or not all(isinstance(context, ssl.SSLContext) for context in contexts):
+        raise LocalError(
+            "tls is TlsFiles(ca, cert, key), an ssl.SSLContext or a pair of them, not "
+            f"{type(tls).__name__}"
+        )

@@ -85,7 +85,7 @@ class AddressError(LocalError, ValueError):
 
 
 class InsecureListenError(LocalError):
-    """Listening beyond loopback was asked for without a secret.
+    """Listening beyond loopback was asked for without a secret and without TLS.
 
     Attributes:
         address: The address as text.
@@ -94,7 +94,7 @@ class InsecureListenError(LocalError):
     def __init__(self, address: str) -> None:
         super().__init__(
             f"{address} can be reached from other machines and this node has no secret: "
-            "give Node(secret=...), or insecure=True if everybody there may join"
+            "give Node(secret=...) or Node(tls=...), or insecure=True if everybody there may join"
         )
         self.address = address
 
@@ -268,7 +268,7 @@ class DestinationNotFound(_DialError):
 
 
 class AuthenticationError(_DialError):
-    """The two nodes do not share a secret, or only one of them has one."""
+    """The two nodes do not share a secret or do not trust each other's certificates."""
 
     summary = "authentication failed"
 

@@ -25,6 +25,9 @@ Facts that this file relies on:
   in its record, so that its length can be refused before it is there.
 - Until the end at most 512 bytes are taken and a frame has at most 256, refused on its length
   alone. So a stranger costs one small buffer and, at most, a few hashes.
+- At level *tls* all of this travels inside a TLS stream, which the driver has opened. It says by
+  ``certify``, before anything else, which node the other side's certificate names; a HELLO of any
+  other is refused. Proofs are as at level *auth* when there is a secret, and there are no records.
 - Nobody reads a clock here. Timeouts are the driver's, by ``abort``.
 """
 
@@ -80,6 +83,13 @@ State = Literal[
 
 _FRAME: Final = struct.Struct(">I")
 _NO_PROOFS: Final = Proofs(None, b"", b"")
+_TLS_RECORDS: Final = frozenset({wire.TLS_ALERT, wire.TLS_HANDSHAKE})
+#: What a node that was dialled wants instead.
+_NEEDS: Final[dict[int, str]] = {
+    wire.LEVEL_OPEN: "no secrets: it has none",
+    wire.LEVEL_AUTH: "only nodes with the secret",
+    wire.LEVEL_TLS: "only links over TLS",
+}
 _MAX_RECORD_BODY: Final = wire.FRAME_HEADER_BYTES + wire.MAX_HANDSHAKE_FRAME_BYTES
 
 
@@ -92,6 +102,7 @@ class _Side:
         "_proofs",
         "_records",
         "_taken",
+        "certified",
         "identity",
         "peer",
         "result",
@@ -106,11 +117,16 @@ class _Side:
         self.state: State = state
         self.peer: PeerInfo | None = None
         self.result: Accepted | Failed | None = None
+        self.certified: int | None = None  # the node that the other side's certificate names
         self._in = b""
         self._out = b""
         self._taken = 0  # bytes of whole frames
         self._proofs = _NO_PROOFS  # until both HELLOs are known
         self._records: kernels.Records | None = None
+
+    def certify(self, node_id: int) -> None:
+        """Learn from TLS who is there; afterwards look at ``result``."""
+        self.certified = node_id
 
     def receive_data(self, data: bytes) -> None:
         """Handle bytes from the other side; afterwards look at ``state`` and ``result``.
@@ -134,6 +150,10 @@ class _Side:
     def receive_eof(self) -> None:
         """Handle the end of the other side's stream."""
         self._fail(DestinationNotFound("the connection was closed during the handshake"))
+
+    def lose(self, error: OutgoingConnectionError) -> None:
+        """End the handshake because its stream cannot go on; nobody can be told."""
+        self._fail(error)
 
     def data_to_send(self) -> bytes:
         """Return what must go to the other side now, and forget it."""
@@ -170,6 +190,9 @@ class _Side:
         word = int(_FRAME.unpack_from(self._in)[0])
         kind, length = word >> 24, word & wire.MAX_FRAME_BYTES
         if not wire.KIND_HELLO <= kind <= wire.KIND_REJECT:
+            if kind in _TLS_RECORDS and not self.identity.tls:
+                text = "the other end speaks TLS, and this node does not"
+                raise Refusal(AuthenticationError(text), tell=kind == wire.TLS_HANDSHAKE)
             raise malformed("a frame of kind %#04x", kind)
         if length > wire.MAX_HANDSHAKE_FRAME_BYTES:
             raise malformed("a frame of %d bytes", length)
@@ -207,6 +230,9 @@ class _Side:
         raise NotImplementedError
 
     def _check_identity(self, hello: Hello) -> None:
+        if self.identity.tls and hello.node_id != self.certified:
+            text = f"node {hello.node_id} came with the certificate of node {self.certified}"
+            raise Refusal(AuthenticationError(text), tell=True)
         if hello.node_id == self.identity.node_id:
             if hello.epoch == self.identity.epoch:
                 raise Refusal(SelfConnect(), tell=True)
@@ -222,6 +248,11 @@ class _Side:
             parallel=parallel,
             level=self.identity.level,
         )
+
+    def _make_records(self, *, initiator: bool) -> kernels.Records | None:
+        if self.identity.tls:
+            return None
+        return self._proofs.records(self.identity.records, initiator=initiator)
 
     def _need_state(self, *states: State) -> None:
         if self.state not in states:
@@ -285,6 +316,14 @@ class Initiator(_Side):
         ).encode()
         self._out += self._hello
 
+    def certify(self, node_id: int) -> None:
+        """Learn from TLS who is there; it must be the node that was dialled."""
+        super().certify(node_id)
+        if self._expected_node not in (None, node_id):
+            self._out = b""  # our HELLO is not for this node
+            text = f"expected node {self._expected_node}, found the certificate of node {node_id}"
+            self._fail(IdentityMismatch(text), tell=True)
+
     def proceed(self) -> None:
         """Go on with the peer that answered: AUTH goes out."""
         self._need_state("NEED_PROCEED")
@@ -310,7 +349,7 @@ class Initiator(_Side):
     def _on_auth(self, proof: bytes) -> None:
         if not self._proofs.is_responder(proof):
             raise Refusal(AuthenticationError("the other end does not know the secret"))
-        self._records = self._proofs.records(self.identity.records, initiator=True)
+        self._records = self._make_records(initiator=True)
         self.state = "WAIT_READY"
 
     def _on_ready(self) -> None:
@@ -382,7 +421,7 @@ class Responder(_Side):
         self._need_state("NEED_DECISION")
         self.state = "ANSWERED"
         self._send(wire.KIND_AUTH, self._proofs.responder)
-        self._records = self._proofs.records(self.identity.records, initiator=False)
+        self._records = self._make_records(initiator=False)
 
     def accept(self) -> None:
         """Take the link: READY goes out, and the result is there."""
@@ -405,8 +444,8 @@ class Responder(_Side):
     def _on_hello(self, hello: Hello, frame: bytes) -> None:
         identity = self.identity
         if not hello.levels & identity.level:
-            needs = "only nodes with the secret" if identity.keys else "no secrets: it has none"
-            raise Refusal(AuthenticationError(f"the dialled node takes {needs}"), tell=True)
+            text = f"the dialled node takes {_NEEDS[identity.level]}"
+            raise Refusal(AuthenticationError(text), tell=True)
         if hello.expected_node not in (wire.NO_NODE, identity.node_id):
             text = f"expected node {hello.expected_node}, found node {identity.node_id}"
             raise Refusal(IdentityMismatch(text), tell=True)

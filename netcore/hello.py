@@ -82,7 +82,8 @@ class Identity:
         epoch: Random u64, one per Node object.
         max_frame_bytes: The largest frame body that it takes.
         records: The class of the record layer at level *auth*.
-        keys: Its secrets; empty at level *open*.
+        keys: Its secrets; empty at level *open*. At level *tls* they are proved besides.
+        tls: Whether its streams are TLS.
     """
 
     node_id: int
@@ -90,10 +91,13 @@ class Identity:
     records: type[kernels.Records]
     max_frame_bytes: int = wire.DEFAULT_MAX_FRAME_BYTES
     keys: KeyRing = field(default_factory=KeyRing)
+    tls: bool = False
 
     @property
     def level(self) -> int:
         """The one security level that the node offers and accepts."""
+        if self.tls:
+            return wire.LEVEL_TLS
         return wire.LEVEL_AUTH if self.keys else wire.LEVEL_OPEN
 
 
@@ -107,7 +111,7 @@ class PeerInfo(NamedTuple):
         link: Its number for this link.
         max_frame_bytes: The smaller of both ends' values: what counts on this link.
         parallel: The initiator asks for a link beside those that there are.
-        level: ``wire.LEVEL_OPEN`` or ``wire.LEVEL_AUTH``.
+        level: One of ``wire.LEVEL_*``.
     """
 
     node_id: int

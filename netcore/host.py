@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ._backend import kernels
     from .plane import Plane
     from .transport import Resolver
+    from .transport.tls import TlsSetup
 
 __all__ = ["Host"]
 
@@ -48,6 +49,7 @@ class Host:
         config: The node's.
         identity: What the node says of itself in handshakes; the epoch is random per node object.
         half_open: Handshakes under way, and those refused.
+        tls: What all streams become TLS with, None at the lower levels.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class Host:
             max_frame_bytes=config.max_frame_bytes,
             records=records,
             keys=KeyRing(config.secrets),
+            tls=config.tls is not None,
         )
+        self.tls = _tls_of(config)
         self.half_open = HalfOpen(config.max_half_open, config.accept_budget_per_s)
         self.handshakes_failed = 0
         self.accept_errors = 0
@@ -307,6 +311,8 @@ class Host:
             redials=plane.redialer.redials,
             kept=len(plane.redialer),
             kept_refused=plane.redialer.refused,
+            tls_handshakes_failed=0 if self.tls is None else self.tls.handshakes_failed,
+            tls_links_broken=0 if self.tls is None else self.tls.links_broken,
             accept_errors=self.accept_errors,
             waits_failed=loop.waits_failed,
             hook_errors=plane.hook_errors,
@@ -327,6 +333,14 @@ class Host:
             queued_bytes=plane.switch.queued_bytes,
             **plane.switch.counters(),
         )
+
+
+def _tls_of(config: NodeConfig) -> TlsSetup | None:
+    if config.tls is None:
+        return None
+    from .transport.tls import make_tls  # brings ssl
+
+    return make_tls(config.tls, config.node_id, config.close_timeout_ms)
 
 
 def _resolver_of(loop: kernels.Loop) -> Resolver:

@@ -11,7 +11,7 @@ from ._typing import TYPE_CHECKING, Literal, final
 from .address import NodeAddr, is_loopback, parse_addr
 from .agent import BehaviorAgent
 from .behavior import NetworkBehavior
-from .config import NodeConfig, Secret
+from .config import NodeConfig, Secret, SecurityLevel, TlsFiles
 from .errors import (
     ForkedNodeError,
     InsecureListenError,
@@ -33,6 +33,7 @@ from .wiring import clock_us, config_of, make_switch, milliseconds
 if TYPE_CHECKING:
     import random
     import selectors
+    from ssl import SSLContext
     from types import ModuleType, TracebackType
 
     from .explain import KnownNode, KnownService, Route
@@ -65,11 +66,14 @@ class Node:
         wake: Called when there is work for ``poll``, instead of any file descriptor; for simulated
             time, with ``clock_ms``.
         observer: Told what becomes of links, dials and hooks.
+        tls: ``TlsFiles(ca, cert, key)``, an ``ssl.SSLContext``, or a pair of them: every link is
+            TLS, and who is at its other end is said by a certificate.
+        min_security: "open", "auth" or "tls": refuse to be made with less.
         config: Fields of ``NodeConfig``, when ``node`` is an id.
 
     Raises:
         ValueError: Two behaviors have the same service id, or one is out of 0..239.
-        LocalError: A setting is out of range.
+        LocalError: A setting is out of range, or a certificate cannot be used.
     """
 
     def __init__(
@@ -86,9 +90,11 @@ class Node:
         rng: random.Random | None = None,
         wake: Callable[[], object] | None = None,
         observer: Observer | None = None,
+        tls: TlsFiles | SSLContext | tuple[SSLContext, SSLContext] | None = None,
+        min_security: SecurityLevel | None = None,
         **config: int | bool,
     ) -> None:
-        self._config = config_of(node, secret, config)
+        self._config = config_of(node, secret, config, tls, min_security)
         kernels = _backend.kernels if backend is None else _backend.load(backend)
         self.backend: BackendName = kernels.NAME
         if rng is None:
@@ -265,7 +271,7 @@ class Node:
 
         Raises:
             InsecureListenError: Other machines can reach it, and there is neither a secret nor
-                ``insecure=True``.
+                ``tls`` nor ``insecure=True``.
             LocalError: No transport listens on that kind of address.
             OSError: The system refuses, for example because the port is in use.
         """
@@ -273,7 +279,7 @@ class Node:
         wanted = parse_addr(addr)
         if wanted.node_id not in (None, self.node_id):
             raise LocalError(f"{wanted} names node {wanted.node_id}; this is node {self.node_id}")
-        if not (self._config.secret or self._config.insecure):
+        if self._config.security == "open" and not self._config.insecure:
             for endpoint in wanted.endpoints:
                 if not is_loopback(endpoint):
                     raise InsecureListenError(str(wanted))

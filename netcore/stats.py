@@ -191,6 +191,8 @@ class NodeStats:
         accepts_over_budget: Connections closed because their source had used up
             ``accept_budget_per_s``.
         handshakes_failed: Incoming handshakes that ended without a link.
+        tls_handshakes_failed: TLS handshakes, of either direction, that TLS itself has ended.
+        tls_links_broken: Links that ended because TLS records were not genuine.
         dials: Calls of ``connect``, and attempts for addresses that are kept.
         dials_failed: Those that ended in an error.
         redials: Those made for a kept address, after its first.
@@ -257,6 +259,8 @@ class NodeStats:
     half_open_evicted: int = 0
     accepts_over_budget: int = 0
     handshakes_failed: int = 0
+    tls_handshakes_failed: int = 0
+    tls_links_broken: int = 0
     dials: int = 0
     dials_failed: int = 0
     redials: int = 0

@@ -121,6 +121,7 @@ FRAME_ERRORS: Final = (
 MAGIC: Final = b"NETC"
 LEVEL_OPEN: Final = 0x01
 LEVEL_AUTH: Final = 0x02
+LEVEL_TLS: Final = 0x04
 HELLO_PARALLEL: Final = 0x0001
 NONCE_BYTES: Final = 32
 KEY_ID_BYTES: Final = 4
@@ -138,6 +139,16 @@ REJECT_DUPLICATE_NODE_ID: Final = 5
 REJECT_ALREADY_CONNECTED: Final = 6
 REJECT_AUTHENTICATION: Final = 7
 REJECT_TOO_MANY_CONNECTIONS: Final = 8
+
+# -- level tls ---------------------------------------------------------------------------------
+#: Its certificate names a node by a URI, in the subject alternative names: this and its id.
+TLS_NODE_URI: Final = "netcore:node/"
+#: Of one side, until it is known whose certificate that is: some five times what three certificates
+#: with RSA keys take.
+MAX_TLS_HANDSHAKE_BYTES: Final = 32 * 1024
+#: Types of TLS records (RFC 8446, section 5.1) that a stream can begin with; never kinds of frames.
+TLS_ALERT: Final = 0x15
+TLS_HANDSHAKE: Final = 0x16
 
 # -- records (level auth) ----------------------------------------------------------------------
 RECORD_LENGTH_BYTES: Final = 3

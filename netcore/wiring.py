@@ -7,8 +7,8 @@ import os
 import time
 
 from . import wire
-from ._typing import TYPE_CHECKING
-from .config import NodeConfig, Secret
+from ._typing import TYPE_CHECKING, Any
+from .config import NodeConfig, Secret, SecurityLevel
 from .errors import LocalError
 
 if TYPE_CHECKING:
@@ -20,15 +20,28 @@ __all__ = ["clock_us", "config_of", "make_switch", "milliseconds"]
 
 
 def config_of(
-    node: int | NodeConfig, secret: Secret | None, fields: dict[str, int | bool]
+    node: int | NodeConfig,
+    secret: Secret | None,
+    fields: dict[str, Any],
+    tls: object = None,
+    min_security: SecurityLevel | None = None,
 ) -> NodeConfig:
     """Return the settings of a node made from an id and keywords, or from a ``NodeConfig``.
 
     Without a secret, ``NETCORE_SECRET`` of the environment is taken.
 
     Raises:
-        LocalError: Both ways were used at once, or a setting is out of range.
+        LocalError: Both ways were used at once, a setting is out of range, or the links would be
+            less secure than ``min_security``.
     """
+    given = {"tls": tls, "min_security": min_security}
+    fields = fields | {name: value for name, value in given.items() if value is not None}
+    config = _config_of(node, secret, fields)
+    config.require_security()
+    return config
+
+
+def _config_of(node: int | NodeConfig, secret: Secret | None, fields: dict[str, Any]) -> NodeConfig:
     if isinstance(node, NodeConfig):
         if secret is not None or fields:
             raise LocalError("give settings in the NodeConfig, or with a node id; not both")
@@ -38,7 +51,7 @@ def config_of(
         from dataclasses import replace  # costs more than all of netcore
 
         return replace(node, secret=from_env)
-    return NodeConfig(node_id=node, secret=_secret_from(secret), **fields)  # type: ignore[arg-type]
+    return NodeConfig(node_id=node, secret=_secret_from(secret), **fields)
 
 
 def _secret_from(secret: Secret | None) -> Secret | None:

@@ -17,8 +17,10 @@ from netcore import (
     Node,
     NodeAddr,
     RouteRule,
+    TlsFiles,
     WaitTimeoutError,
 )
+from netcore.config import SecurityLevel
 
 from . import CommandError
 from .node_services import Dialer, Echo
@@ -68,7 +70,9 @@ class NodeOptions:
         connect: Addresses to dial.
         secret_file: The network's secret; a line each during a rotation.
         services: Service ids to echo and answer on.
-        insecure: Listen beyond loopback without a secret.
+        tls: The files that make every link TLS.
+        min_security: Do not run with less than this.
+        insecure: Listen beyond loopback without a secret and without TLS.
         stats_every_s: Print the counters this often; None: never.
         routes_every_s: Print all routes, and why they were chosen, this often; None: never.
         log_level: Of what is logged.
@@ -80,6 +84,8 @@ class NodeOptions:
     connect: Sequence[str] = ()
     secret_file: Path | None = None
     services: Sequence[int] = ()
+    tls: TlsFiles | None = None
+    min_security: SecurityLevel | None = None
     insecure: bool = False
     stats_every_s: float | None = None
     routes_every_s: float | None = None
@@ -117,7 +123,14 @@ def _make_node(options: NodeOptions, dialer: Dialer, screen: Screen) -> Node:
     secret = None if options.secret_file is None else read_secrets(options.secret_file)
     behaviors = [dialer, *(Echo(service, screen.say) for service in options.services)]
     try:
-        return Node(options.node_id, behaviors, secret=secret, insecure=options.insecure)
+        return Node(
+            options.node_id,
+            behaviors,
+            secret=secret,
+            insecure=options.insecure,
+            tls=options.tls,
+            min_security=options.min_security,
+        )
     except ValueError as exc:  # a service id twice, or out of range
         raise CommandError(str(exc)) from None
 
@@ -128,7 +141,8 @@ def _listen(node: Node, addr: str) -> None:
     except InsecureListenError:
         raise CommandError(
             f"{addr} can be reached from other machines: give --secret-file (netcore keygen makes "
-            "a secret), or --insecure if everybody there may join"
+            "a secret) or --tls-ca, --tls-cert and --tls-key, or --insecure if everybody there may "
+            "join"
         ) from None
     except OSError as exc:
         raise CommandError(f"cannot listen at {addr}: {exc.strerror or exc}") from None

@@ -8,6 +8,7 @@ dial         from an address to one link, or one error
 resolve      host names, off the loop's thread
 sockets      what tcp and unix share
 tcp, unix    stream sockets
+tls          contexts and conversations; secured: streams and channels that are TLS
 memory       streams inside one process, on real or virtual time
 ===========  ================================================================================
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..ids import ConnId
     from .half_open import HalfOpen
     from .negotiation import Negotiation
+    from .tls import TlsSetup
 
 __all__ = [
     "Attempt",
@@ -31,6 +32,7 @@ __all__ = [
     "Detached",
     "Host",
     "Listener",
+    "SecuredTarget",
     "Sink",
     "Stream",
     "StreamTarget",
@@ -101,6 +103,10 @@ class Host(Sink, Protocol):
     @property
     def half_open(self) -> HalfOpen:
         """The node's one account of handshakes under way."""
+
+    @property
+    def tls(self) -> TlsSetup | None:
+        """What its streams become TLS with, None for a node without it."""
 
     def random_bytes(self, count: int) -> bytes:
         """Return bytes that nobody can guess."""
@@ -191,6 +197,16 @@ class StreamTarget(Protocol):
         """Nothing will come any more; ``error`` says why if it is not the other side's wish."""
 
 
+class SecuredTarget(StreamTarget, Protocol):
+    """Who hears what comes over a stream that is TLS."""
+
+    def on_secured(self, node_id: int) -> None:
+        """From now on bytes may be written; the other side's certificate names this node."""
+
+    def on_insecure(self, error: OutgoingConnectionError) -> None:
+        """TLS has failed: nothing will come any more, and nothing can be said."""
+
+
 class Stream(Protocol):
     """A connected byte stream as the handshake needs it."""
 
@@ -206,7 +222,7 @@ class Stream(Protocol):
         """Begin to receive."""
 
     def write(self, data: bytes) -> None:
-        """Send; what the system does not take now is kept, at most 4 KiB."""
+        """Send; what the system does not take now is kept, at most 32 KiB."""
 
     def finish(self) -> None:
         """Close as soon as what was written has had its chance to arrive."""
@@ -216,6 +232,9 @@ class Stream(Protocol):
 
     def detach(self) -> Detached:
         """Hand over the stream and know nothing of it any more."""
+
+    def detach_channel(self) -> Detached:
+        """Hand over the stream as a channel, whatever it is."""
 
 
 class Listener(Protocol):

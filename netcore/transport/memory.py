@@ -204,6 +204,7 @@ class MemoryStream:
         self.remote: Endpoint | None = remote
         self._channel: Channel | None = channel
         self._target: StreamTarget | None = None
+        self._unsent = b""
 
     def set_target(self, target: StreamTarget) -> None:
         """Begin to receive."""
@@ -212,13 +213,17 @@ class MemoryStream:
             self._channel.set_target(self)
 
     def write(self, data: bytes) -> None:
-        """Send. A window is never smaller than a handshake, so nothing has to be kept."""
+        """Send; what the window has no room for is kept. Only TLS can have that much to say."""
+        self._unsent += data
+        self._send()
+
+    def _send(self) -> None:
         if self._channel is None:
             return
         try:
-            self._channel.write(data)
+            self._unsent = self._unsent[self._channel.write(self._unsent) :]
         except OSError:
-            return  # it broke, and its end is on the way to our target
+            self._unsent = b""  # it broke, and its end is on the way to our target
 
     def finish(self) -> None:
         """Close; what was written arrives anyhow."""
@@ -236,7 +241,11 @@ class MemoryStream:
         self._target = None
         if channel is not None:
             channel.set_target(None)
-        return Detached(None, channel)
+        return Detached(None, channel, self._unsent)
+
+    def detach_channel(self) -> Detached:
+        """Do the same: it is a channel."""
+        return self.detach()
 
     def receive_data(self, data: bytes) -> None:
         """Pass on what came."""
@@ -249,7 +258,8 @@ class MemoryStream:
             self._target.on_eof(None)
 
     def channel_writable(self) -> None:
-        """Do nothing: no write is ever cut short here."""
+        """Go on sending."""
+        self._send()
 
 
 @final

@@ -7,6 +7,9 @@ Facts first:
 - Each negotiation ends exactly once, in ``established`` or in ``failed``. The latter finds the
   stream closed already, or lingering: a REJECT that was just written must not be lost to a TCP
   reset, so our direction is ended first and the rest waits half a second for the other side's end.
+- On a node with TLS the stream that comes in is wrapped here, whatever transport it is of. The
+  state machine begins when TLS has said whose certificate the other side has proved to own, and
+  all is under the same deadline.
 - Everything that a stranger may cause is bounded: handshakes and lingering streams by ``HalfOpen``,
   their bytes by the state machines, their time by one deadline.
 """
@@ -85,7 +88,7 @@ class Negotiation:
             sink: Who is told how it ended; by default the host.
         """
         self.host = host
-        self.stream = stream
+        self.stream = stream if host.tls is None else host.tls.wrap(stream, host.loop, outgoing)
         self.conn_id = conn_id
         self.outgoing = outgoing
         self.expected_node = expected_node
@@ -105,6 +108,9 @@ class Negotiation:
         """Begin; the outcome may come before this returns."""
         if not self.outgoing:
             self.host.half_open.add(self)
+        if self.host.tls is not None:
+            self.stream.set_target(self)  # on_secured, or on_insecure, goes on
+            return
         self.hello_sent = self.outgoing
         self.stream.set_target(self)
         self._advance()
@@ -137,6 +143,21 @@ class Negotiation:
             text = f"the connection broke during the handshake: {error.strerror or error}"
             self._machine.abort(DestinationNotFound(text))
         self._advance()
+
+    def on_secured(self, node_id: int) -> None:
+        """Begin: TLS stands, and the other side's certificate names this node."""
+        if self.done:
+            return
+        self._started_ms = self.host.loop.now_ms
+        self._machine.certify(node_id)
+        self.hello_sent = self.outgoing and self._machine.result is None
+        self._advance()
+
+    def on_insecure(self, error: OutgoingConnectionError) -> None:
+        """Handle that TLS has failed."""
+        if not self.done:
+            self._machine.lose(error)
+            self._advance()
 
     def detach(self) -> Detached:
         """Hand over the stream; what is unsent includes the last words of the handshake.

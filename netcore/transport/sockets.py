@@ -26,6 +26,7 @@ import os
 import socket
 from collections.abc import Callable
 
+from .. import wire
 from .._typing import TYPE_CHECKING, Final, final
 from ..errors import LocalError
 from .base import Cancel, Detached, Stream, StreamTarget, Transport
@@ -44,7 +45,7 @@ Address = str | tuple[str, int] | tuple[str, int, int, int]
 READ: Final = 1
 WRITE: Final = 2
 READ_BYTES: Final = 4_096  # what is held for a peer before it has passed
-MAX_UNSENT_BYTES: Final = 4_096
+MAX_UNSENT_BYTES: Final = wire.MAX_TLS_HANDSHAKE_BYTES  # without TLS some 500 are never exceeded
 LINGER_MS: Final = 500
 MAX_LINGER_READS: Final = 64  # of READ_BYTES each, read and forgotten
 ACCEPTS_PER_TURN: Final = 64
@@ -148,6 +149,20 @@ class SocketStream:
         if sock is not None:
             self._transport.forget(sock)
         return Detached(sock, None, self._unsent)
+
+    def detach_channel(self) -> Detached:
+        """Hand over the socket as a channel; the transport keeps its eye on the descriptor."""
+        transport = self._transport
+        detached = self.detach()
+        sock = detached.sock
+        if sock is None:
+            return detached
+        from .socket_channel import SocketChannel
+
+        transport.remember(sock)
+        budget = transport.host.config.read_budget_bytes
+        channel = SocketChannel(self._loop, sock, budget, transport.forget)
+        return Detached(None, channel, detached.unsent)
 
     def _events(self) -> int:
         return READ | (WRITE if self._unsent else 0)
@@ -423,6 +438,10 @@ class SocketTransport(Transport):
         self.configure(sock, remote)
         self._sockets.add(sock)
         return SocketStream(self, sock, remote)
+
+    def remember(self, sock: socket.socket) -> None:
+        """Close the socket in a child after a fork, until it is forgotten."""
+        self._sockets.add(sock)
 
     def forget(self, sock: socket.socket) -> None:
         """The socket is somebody else's, or about to be closed."""

@@ -174,3 +174,38 @@ def test_node_with_impossible_services_fails_with_one_line(
     assert (code, out) == (2, "")
     assert err.startswith("netcore node: ")
     assert err.count("\n") == 1
+
+
+def test_call_over_tls_with_certificates_of_the_command(
+    tmp_path: Path, backend: _backend.BackendName
+) -> None:
+    assert run_command("certs", "init", cwd=tmp_path, backend=backend)[0] == 0
+    code, out, err = run_command("certs", "issue", "1", "2", cwd=tmp_path, backend=backend)
+    assert (code, err) == (0, "")
+    one_runs, two_runs = (line.split()[1:] for line in out.splitlines())
+    with Command(
+        *one_runs, "--listen", LOOPBACK, "--service", "10", "--min-security", "tls",
+        cwd=tmp_path, backend=backend,
+    ) as one:  # fmt: skip
+        addr = address_in(one.line_with("listens at"))
+        call = ("--connect", addr, "--call", "hello", "--call-service", "10", "--call-node", "1")
+        code, out, err = run_command(*two_runs, *call, cwd=tmp_path, backend=backend)
+        assert out.startswith("hello  ("), err
+        code, _, err = run_command(
+            "node", "--id", "2", *call, "--timeout", "0.5", cwd=tmp_path, backend=backend
+        )
+        assert code == 2
+        assert "found no way" in err
+        one.send(signal.SIGINT)
+        assert one.finish()[0] == 0
+
+
+def test_node_below_its_min_security_does_not_run(
+    tmp_path: Path, backend: _backend.BackendName
+) -> None:
+    code, _, err = run_command(
+        "node", "--id", "1", "--listen", LOOPBACK, "--min-security", "auth",
+        cwd=tmp_path, backend=backend,
+    )  # fmt: skip
+    assert code == 2
+    assert "min_security is 'auth'" in err

@@ -77,6 +77,7 @@ class FakeHost:
             keys=KeyRing(self.config.secrets),
         )
         self.half_open = HalfOpen(self.config.max_half_open, self.config.accept_budget_per_s)
+        self.tls = None
         self.transports = list(transports)
         self.resolver = Resolver(loop)
         self.decision: Callable[[Negotiation], None] = accept

@@ -113,6 +113,7 @@ class Nodes:
         self.backend = backend
         self.all: list[Node] = []
         self.sinks: dict[Node, Sink] = {}
+        self.strangers: list[socket.socket] = []  # closed with the nodes
 
     def add(self, node_id: int, *behaviors: NetworkBehavior, **options: Any) -> Node:
         """Return a node with these behaviors beside Echo, Sink and Adder."""
@@ -169,6 +170,8 @@ class Nodes:
     def close(self) -> None:
         for node in self.all:
             node.close(timeout_s=0)
+        for sock in self.strangers:
+            sock.close()
 
 
 def _queued(node: Node) -> int:

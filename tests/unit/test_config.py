@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netcore import LocalError, MemoryNetwork, MemoryTransport, Node, NodeConfig, wire
+from netcore import LocalError, MemoryNetwork, MemoryTransport, Node, NodeConfig, TlsFiles, wire
 from netcore._backend import BackendName
 from netcore.config import _RANGES, SEND_QUEUE_POLICIES
 from netcore.keys import KeyRing
@@ -29,7 +29,8 @@ def test_every_number_has_a_range() -> None:
     numbers = {
         f.name
         for f in dataclasses.fields(NodeConfig)
-        if f.name not in ("node_id", "secret", "insecure", "send_queue_policy")
+        if f.name
+        not in ("node_id", "secret", "insecure", "send_queue_policy", "tls", "min_security")
     }
     assert numbers == set(_RANGES)
 
@@ -222,3 +223,42 @@ def test_bound_of_all_queues_is_never_below_that_of_one() -> None:
     assert config.total_queue_bytes == (1 << 30) + config.max_frame_bytes
     assert NodeConfig(node_id=1).total_queue_bytes == 256 << 20
     assert NodeConfig(node_id=1, max_queued_bytes=0).total_queue_bytes == 0
+
+
+# -- security ------------------------------------------------------------------------------------
+
+FILES = TlsFiles("ca", "cert", "key")
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        ({}, "open"),
+        ({"secret": SECRET}, "auth"),
+        ({"tls": FILES}, "tls"),
+        ({"tls": FILES, "secret": SECRET}, "tls"),
+    ],
+)
+def test_settings_give_one_level_and_nothing_below_what_is_wanted(
+    given: dict[str, Any], level: str
+) -> None:
+    for wanted in ("open", "auth", "tls"):
+        config = NodeConfig(node_id=1, min_security=wanted, **given)
+        assert config.security == level
+        if ("open", "auth", "tls").index(level) < ("open", "auth", "tls").index(wanted):
+            with pytest.raises(LocalError, match=f"min_security is '{wanted}'.*'{level}'"):
+                config.require_security()
+        else:
+            config.require_security()
+
+
+@pytest.mark.parametrize("value", ["TLS", "", None, 1, b"tls", "none"])
+def test_min_security_that_is_no_level_raises(value: Any) -> None:
+    with pytest.raises(LocalError, match="min_security is one of open, auth, tls"):
+        NodeConfig(node_id=1, min_security=value)
+
+
+@pytest.mark.parametrize("value", ["certs", 1, True, ("a", "b", "c"), [FILES], (FILES, FILES)])
+def test_tls_of_another_type_raises(value: Any) -> None:
+    with pytest.raises(LocalError, match="tls is TlsFiles"):
+        NodeConfig(node_id=1, tls=value)

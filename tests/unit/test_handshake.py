@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
+from typing import Any
 
 import pytest
 
@@ -427,7 +430,6 @@ def test_unknown_flags_are_ignored() -> None:
     "data",
     [
         "474554202f",  # "GET /"
-        "1603010200",  # TLS
         "00000000",  # MESSAGE
         "07000000",
         "0c000000",
@@ -449,6 +451,77 @@ def test_responder_fails_quietly_on_what_no_node_sends(data: str) -> None:
     r.receive_data(bytes.fromhex(data))
     assert isinstance(failed(r).error, UnsupportedProtocol)
     assert r.data_to_send() == b""
+
+
+def test_plain_side_that_is_met_by_tls_says_so() -> None:
+    r = responder(VECTOR_R)
+    r.receive_data(bytes.fromhex("16030102"))  # a TLS handshake record
+    assert isinstance(failed(r).error, AuthenticationError)
+    text = b"the other end speaks TLS, and this node does not"
+    assert r.data_to_send() == bytes([0x0B, 0, 0, 2 + len(text), 0, 7]) + text
+    i = initiator(VECTOR_I)
+    i.data_to_send()
+    i.receive_data(bytes.fromhex("15030300"))  # an alert
+    assert isinstance(failed(i).error, AuthenticationError)
+    assert i.data_to_send() == b""
+
+
+# -- level tls -----------------------------------------------------------------------------------
+
+
+def tls_identity(node_id: int, secrets: Sequence[bytes] = ()) -> Identity:
+    return replace(identity(node_id, secrets), tls=True)
+
+
+def tls_pair(*, r_certified: int = 1, i_certified: int = 2, **keys: Any) -> Pair:
+    """Return two sides whose TLS has said who is at the other end."""
+    pair = Pair(initiator(tls_identity(1, **keys), expected=2), responder(tls_identity(2, **keys)))
+    pair.i.certify(i_certified)
+    pair.r.certify(r_certified)
+    return pair
+
+
+@pytest.mark.parametrize("secrets", [(), (SECRET,)])
+def test_certified_sides_link_up_without_records(secrets: Sequence[bytes]) -> None:
+    pair = tls_pair(secrets=secrets)
+    pair.run()
+    for side in (pair.i, pair.r):
+        assert accepted(side).records is None
+        assert accepted(side).peer.level == wire.LEVEL_TLS
+    assert pair.sent["i"][10:11] == b"\x04"  # the level in HELLO
+
+
+def test_side_that_was_never_certified_accepts_nobody() -> None:
+    pair = Pair(initiator(tls_identity(1)), responder(tls_identity(2)))
+    pair.run()
+    assert isinstance(failed(pair.r).error, AuthenticationError)
+    assert isinstance(failed(pair.i).error, AuthenticationError)
+
+
+def test_hello_of_another_node_than_the_certificate_is_refused() -> None:
+    pair = tls_pair(r_certified=3)
+    pair.run()
+    for side in (pair.i, pair.r):
+        assert "node 1 came with the certificate of node 3" in str(failed(side).error)
+        assert failed(side).code == wire.REJECT_AUTHENTICATION
+
+
+def test_dialled_id_is_compared_before_anything_is_said() -> None:
+    pair = tls_pair(i_certified=5)
+    assert isinstance(failed(pair.i).error, IdentityMismatch)
+    said = pair.i.data_to_send()
+    assert (said[0], said[4:6]) == (wire.KIND_REJECT, b"\x00\x02")  # and no HELLO in front of it
+
+
+def test_levels_do_not_mix() -> None:
+    for left, right in permutations((identity(1), identity(1, [SECRET]), tls_identity(1)), 2):
+        pair = Pair(initiator(left), responder(replace(right, node_id=2)))
+        for side in (pair.i, pair.r):
+            if side.identity.tls:
+                side.certify(2 if side is pair.i else 1)
+        pair.run()
+        assert isinstance(failed(pair.i).error, AuthenticationError)
+        assert isinstance(failed(pair.r).error, AuthenticationError)
 
 
 @pytest.mark.parametrize("limit", ["00000fff", "01000000", "ffffffff"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -34,8 +37,10 @@ __all__ = [
     "Sink",
     "join",
     "listen",
+    "make_certs",
     "new_node",
     "offers_busy_polling",
+    "offers_tls",
 ]
 
 SERVICE: Final = 10
@@ -46,6 +51,7 @@ SINK: Final = 2
 RELAY: Final = 3
 
 _SECRET: Final = "a secret that only this benchmark uses"
+_CERTS: Final = Path(tempfile.gettempdir()) / f"netcore-bench-certs-{os.getuid()}"
 _DEFAULTS: Final = NodeConfig(node_id=0)
 _JOIN_TRIES: Final = 40
 _MAX_LINKS: Final = 16_384
@@ -71,12 +77,37 @@ def new_node(
     }
     if options.number("busy") and _has("busy_poll_us"):
         config["busy_poll_us"] = _BUSY_POLL_US
+    if options.number("tls"):
+        config["tls"] = _tls_files(node_id)
     return Node(
         node_id,
         behaviors,
         router,
         secret=_SECRET if options.number("secret") else None,
         **config,
+    )
+
+
+def offers_tls() -> bool:
+    """Return whether this netcore has TLS, and whether certificates can be made here."""
+    return _has("tls") and importlib.util.find_spec("cryptography") is not None
+
+
+def make_certs() -> None:
+    """Make an authority, and certificates for all roles; the processes of a run find them."""
+    from netcore.cli.certs import run_init, run_issue
+
+    shutil.rmtree(_CERTS, ignore_errors=True)
+    with redirect_stdout(io.StringIO()):
+        run_init(_CERTS, "netcore benchmark", 2)
+        run_issue(_CERTS, range(1, 10), 1)
+
+
+def _tls_files(node_id: int) -> object:
+    from netcore import TlsFiles  # not there in every version that is measured
+
+    return TlsFiles(
+        _CERTS / "ca.pem", _CERTS / f"node-{node_id}.pem", _CERTS / f"node-{node_id}.key"
     )
 
 

@@ -26,8 +26,10 @@ from tools.bench.netcore_parts import (
     Sink,
     join,
     listen,
+    make_certs,
     new_node,
     offers_busy_polling,
+    offers_tls,
 )
 from tools.bench.process import (
     CallLoad,
@@ -47,7 +49,12 @@ REQUIRES: Final = ("netcore",)
 EXTRAS: Final = ("handler", *(["busy"] if offers_busy_polling() else []))
 VARIANTS: Final[dict[str, dict[str, str]]] = {
     **(
-        {"netcore": {}, "netcore unix": {"unix": "1"}, "netcore auth": {"secret": "1"}}
+        {
+            "netcore": {},
+            "netcore unix": {"unix": "1"},
+            "netcore auth": {"secret": "1"},
+            **({"netcore tls": {"tls": "1"}} if offers_tls() else {}),
+        }
         if BACKEND == "fast"
         else {}
     ),
@@ -57,7 +64,9 @@ ENVIRON: Final = {"netcore pure": {"NETCORE_PURE": "1"}}
 
 
 def prepare() -> str:
-    """Return version and backend."""
+    """Return the version; make what the processes of a run need."""
+    if "netcore tls" in VARIANTS:
+        make_certs()
     return f"netcore {netcore.__version__}"
 
 
