@@ -79,18 +79,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _run(name: str, options: argparse.Namespace, screen: Screen) -> bool:
     """Run one target; return whether everything held."""
     target = make_target(name, options.backend)
-    begin_s = time.monotonic()
+    begin_s, begin_cpu_s = time.monotonic(), time.process_time()
 
     def show(outcome: Outcome) -> None:
         screen.show([_bar(name, outcome, options.inputs, time.monotonic() - begin_s)])
 
     outcome = Engine(target, options.seed).run(options.inputs, show)
-    seconds = time.monotonic() - begin_s
+    cpu_s = time.process_time() - begin_cpu_s
     screen.show([])
     text = (
         f"{name:>9}: {outcome.inputs:,} inputs, {100 * outcome.accepted // outcome.inputs} % valid,"
-        f" {outcome.inputs / seconds:,.0f}/s, slowest {outcome.slowest_ms:.1f} ms, most memory"
-        f" {outcome.peak_bytes >> 10:,} KiB"
+        f" {cpu_s:.0f} s of CPU, {outcome.inputs / cpu_s:,.0f}/s, slowest {outcome.slowest_ms:.1f} ms,"
+        f" most memory {outcome.peak_bytes >> 10:,} KiB"
     )
     screen.say(text, "good" if outcome.error is None else "bad")
     if outcome.error is not None:

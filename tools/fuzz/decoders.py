@@ -63,7 +63,7 @@ class FrameTarget(Target):
             frame_bytes(wire.KIND_PING, bytes(11)) + frame_bytes(wire.KIND_PONG, bytes(8)),
             message * 3 + frame_bytes(wire.KIND_CLOSE, b"\0\0bye"),
             frame_bytes(0xFF, b""),
-            frame_bytes(wire.KIND_EXTENSION, bytes(self.LIMIT)),
+            frame_bytes(wire.KIND_EXTENSION, b"\xff" * self.LIMIT),
         )
 
     def generate(self, rnd: random.Random) -> bytes:

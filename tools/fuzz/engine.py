@@ -108,11 +108,12 @@ class Engine:
     def _next_input(self) -> bytes:
         rnd = self._rnd
         draw = rnd.random()
-        if draw < 0.5:
+        # A session needs few seeds: their purpose is to begin with what is valid.
+        if draw < (0.9 if self._target.session else 0.5):
             data = self._target.generate(rnd)
         else:
             data = self._corpus[int(rnd.random() * len(self._corpus))]
-            if len(data) > LONG_BYTES and draw < 0.97:
+            if len(data) > LONG_BYTES and draw < 0.99:
                 data = self._corpus[0]  # long ones cost more than they find
         return mutate(data, rnd, self._corpus) if draw < 0.1 or draw >= 0.2 else data
 
