@@ -7,6 +7,7 @@ dead; what raised something else than it may is printed at the end.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import inspect
@@ -58,7 +59,7 @@ class EvilBytes(bytes):
 class EvilText(str):
     """Text that cannot be encoded."""
 
-    encode = __eq__ = __hash__ = __repr__ = __str__ = __len__ = _evil  # type: ignore[assignment]
+    encode = __eq__ = __hash__ = __repr__ = __str__ = __len__ = _evil
 
 
 class EvilIndex:
@@ -144,7 +145,7 @@ def modules(kernels: ModuleType) -> list[ModuleType]:
     return [importlib.import_module(f"{kernels.__name__}.{name}") for name in sorted(names)]
 
 
-def half_built(cls: type) -> Any:
+def half_built(cls: Any) -> Any:
     """Return an object whose constructor did not run, None if there cannot be one."""
     try:
         return cls.__new__(cls)
@@ -201,10 +202,8 @@ class World(Rig):
     def settle(self) -> None:
         """Let what was left behind come to light."""
         for ms in (0, 1_000):
-            try:
+            with contextlib.suppress(*ALLOWED):
                 self.turn(ms)
-            except ALLOWED:
-                pass
 
 
 #: Good arguments, by the name of the parameter; a name that is not here gets 1.
@@ -286,7 +285,7 @@ def calls_of(
             for value in evil:
                 yield (value,) * count, {}
         return
-    good = {p.name: GOOD.get(p.name, lambda world: 1)(world) for p in known}
+    good = {p.name: GOOD[p.name](world) if p.name in GOOD else 1 for p in known}
     yield _call(known, good)
     for parameter in known:
         for value in evil:
@@ -396,7 +395,9 @@ class Attack:
             self._tell(what, error)
 
     def _tell(self, what: str, error: BaseException) -> None:
-        self.wrong.setdefault(f"{what.partition('(')[0]}: {type(error).__name__}", f"{what}: {error!r}")
+        self.wrong.setdefault(
+            f"{what.partition('(')[0]}: {type(error).__name__}", f"{what}: {error!r}"
+        )
 
 
 def safe_repr(value: object) -> str:

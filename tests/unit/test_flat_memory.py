@@ -33,7 +33,10 @@ KINDS: tuple[tuple[str, Callable[[int], bytes]], ...] = (
     ("expired", lambda n: frame_bytes(wire.KIND_MESSAGE, routed(SILENT, FAR, ttl=1))),
     ("unknown", lambda n: frame_bytes(wire.KIND_MESSAGE, routed(SILENT, 0x55000000))),
     ("asked", lambda n: frame_bytes(wire.KIND_CALL, routed(ASKED, payload=request_bytes(n)))),
-    ("let go", lambda n: frame_bytes(wire.KIND_CALL, routed(ASKED, payload=request_bytes(n, b"d")))),
+    (
+        "let go",
+        lambda n: frame_bytes(wire.KIND_CALL, routed(ASKED, payload=request_bytes(n, b"d"))),
+    ),
     ("late", lambda n: frame_bytes(wire.KIND_CALL, routed(ASKED, payload=ok_bytes(1 << 60)))),
     ("error", lambda n: frame_bytes(wire.KIND_CALL, routed(ASKED, payload=error_bytes(1, 5)))),
     ("broadcast", lambda n: frame_bytes(wire.KIND_BROADCAST, broadcast_bytes(SILENT, sequence=n))),
@@ -53,9 +56,7 @@ class Stream:
     def feed(self, frames: int) -> None:
         while frames > 0:
             first, self.sent = self.sent, self.sent + PER_BATCH
-            data = b"".join(
-                KINDS[n % len(KINDS)][1](n + 1) for n in range(first, self.sent)
-            )
+            data = b"".join(KINDS[n % len(KINDS)][1](n + 1) for n in range(first, self.sent))
             data = data if self.sealer is None else self.sealer.seal(data)
             for start in range(0, len(data), 8_191):  # cut inside of frames
                 self.rig.near[0].receive_data(data[start : start + 8_191])

@@ -89,7 +89,8 @@ def _run(name: str, options: argparse.Namespace, screen: Screen) -> bool:
     screen.show([])
     text = (
         f"{name:>9}: {outcome.inputs:,} inputs, {100 * outcome.accepted // outcome.inputs} % valid,"
-        f" {cpu_s:.0f} s of CPU, {outcome.inputs / cpu_s:,.0f}/s, slowest {outcome.slowest_ms:.1f} ms,"
+        f" {cpu_s:.0f} s of CPU, {outcome.inputs / cpu_s:,.0f}/s,"
+        f" slowest {outcome.slowest_ms:.1f} ms,"
         f" most memory {outcome.peak_bytes >> 10:,} KiB"
     )
     screen.say(text, "good" if outcome.error is None else "bad")

@@ -254,7 +254,9 @@ class SyncTarget(Target):
                 require(again == entry, "entry", place)
         if isinstance(message, sync_wire.Full):
             pieces = sync_wire.encode_full(message.seq, message.entries)
-            flags = message.is_first * wire.SYNC_FIRST_PIECE | message.is_last * wire.SYNC_LAST_PIECE
+            flags = (
+                message.is_first * wire.SYNC_FIRST_PIECE | message.is_last * wire.SYNC_LAST_PIECE
+            )
             return pieces[0][:5] + bytes((flags,)) + pieces[0][6:]
         empty = bytes((wire.SYNC_DELTA,)) + message.seq.to_bytes(4, "big")
         return b"".join(sync_wire.encode_delta(message.seq, message.entries)) or empty

@@ -106,7 +106,7 @@ class HelloTarget(HandshakeTarget):
 
 
 class AuthTarget(HandshakeTarget):
-    """What follows the HELLOs. The first byte says at which side: 0 the dialled one, else the other.
+    """What follows the HELLOs; the first byte says at which side, 0 is the dialled one.
 
     Without the secret no input may get a link.
     """
@@ -153,10 +153,8 @@ class AuthTarget(HandshakeTarget):
         is_dialled = not data or data[0] == 0
         side = copy.copy(self._dialled if is_dialled else self._dialling)
         self.feed(side, data[1:])
-        if is_dialled:
-            is_good = side.state == "NEED_DECISION"
-        else:
-            is_good = isinstance(side.result, Accepted)
+        accepted = isinstance(side.result, Accepted)
+        is_good = side.state == "NEED_DECISION" if is_dialled else accepted
         genuine = self._genuine[not is_dialled]
         require(not is_good or data[1:].startswith(genuine), "a link without the secret")
         return is_good

@@ -7,6 +7,7 @@ an answer. At the end of a session all streams end and time passes, and then not
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections import deque
@@ -64,7 +65,7 @@ class Talker(NetworkBehavior):
         self.calls = 0
 
     def on_message(self, agent: BehaviorAgent, message: Message) -> None:
-        # Short ones only: what it makes of a long one of "B"s would take long, and is its own fault.
+        # Short ones only: what it makes of a long one of "B"s takes long, by its own fault.
         what = message.payload[:1] if len(message.payload) < 16 else b""
         try:
             if what == b"R":
@@ -92,10 +93,8 @@ class Talker(NetworkBehavior):
         if req.payload[:1] == b"n":
             return False
         if req.payload[:1] != b"d":
-            try:
+            with contextlib.suppress(LocalError):  # no way back: the answer is let go
                 res.ok(req.payload)
-            except LocalError:
-                pass  # there is no way back; the answer is let go
         return True
 
     def on_incoming_connection_connected(
@@ -378,9 +377,7 @@ class PlaneTarget(Target):
     def _identity(self, number: int) -> Identity:
         node_id = PEERS[number % len(PEERS)]
         epoch = node_id << 32 | (number >> 6 & 1)  # two lives of each
-        return Identity(
-            node_id=node_id, epoch=epoch, records=self.kernels.Records, keys=KeyRing()
-        )
+        return Identity(node_id=node_id, epoch=epoch, records=self.kernels.Records, keys=KeyRing())
 
     def _initiator(self, number: int, flags: int) -> Initiator:
         expected = (None, LOCAL, LOCAL, PEERS[0])[flags >> 1 & 3]
@@ -618,4 +615,3 @@ class PlaneTarget(Target):
 
     def _do_turn(self, reader: Reader) -> None:
         self._running().poll(0)
-

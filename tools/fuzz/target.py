@@ -38,10 +38,10 @@ class Target(abc.ABC):
         self.kernels = kernels
         self._seeds: Sequence[bytes] | None = None
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: B027  # most have nothing to do
         """Begin anew."""
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027
         """Check what must hold at the end of a session."""
 
     @abc.abstractmethod

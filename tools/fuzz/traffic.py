@@ -12,7 +12,6 @@ from .decoders import frame_bytes, header_bytes
 from .rig import ASKED, ECHO, FAR, NEAR, NODE, SILENT, Rig, error_of_link
 from .target import Target, require
 
-
 FIRST_CALL = (1).to_bytes(8, "big")
 
 

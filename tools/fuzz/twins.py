@@ -146,8 +146,11 @@ class TwinsTarget(Target):
             b"\3" + RecordTarget(self.fast).seeds()[1],
             b"\4" + stream,
             b"\4\x09" + stream[1:],
-            *(bytes((form,)) + header for form, header in enumerate(HeaderTarget(self.fast).seeds())
-              if form != 4),
+            *(
+                bytes((form,)) + header
+                for form, header in enumerate(HeaderTarget(self.fast).seeds())
+                if form != 4
+            ),
         )
 
     def generate(self, rnd: random.Random) -> bytes:
