@@ -1,10 +1,11 @@
 """Build the optional compiled kernels; everything static is in pyproject.toml.
 
-NETCORE_PURE      unset  compile; if that fails, warn and install the pure kernels
-                  1      do not compile (the wheel is py3-none-any)
-                  0      compile, and fail the build if that fails (CI, releases)
-NETCORE_TRACE     1      line-traced kernels for Cython.Coverage; the .c stay by the .pyx
-NETCORE_SANITIZE  1      kernels with AddressSanitizer and UBSan (tools/build.py --asan)
+NETCORE_PURE        unset  compile; if that fails, warn and install the pure kernels
+                    1      do not compile (the wheel is py3-none-any)
+                    0      compile, and fail the build if that fails (CI, releases)
+NETCORE_TRACE       1      line-traced kernels for Cython.Coverage; the .c stay by the .pyx
+NETCORE_INSTRUMENT  asan, ubsan, memcheck or fuzz: kernels for one of these, which tools/build.py
+                    builds in a copy of the tree
 """
 
 import os
@@ -16,9 +17,20 @@ from setuptools.command.build_ext import build_ext
 
 PURE = os.environ.get("NETCORE_PURE", "")
 TRACE = os.environ.get("NETCORE_TRACE") == "1"
-SANITIZE = os.environ.get("NETCORE_SANITIZE") == "1"
+INSTRUMENT = os.environ.get("NETCORE_INSTRUMENT", "")
 if PURE not in ("", "0", "1"):
     sys.exit(f"NETCORE_PURE must be unset, 0 or 1, not {PURE!r}")
+
+SANITIZERS = {
+    # clang's own: gcc has no -fsanitize=fuzzer-no-link.
+    "fuzz": ["-fsanitize=fuzzer-no-link,address"],
+    "asan": ["-fsanitize=address"],
+    # CPython's -fwrapv makes signed overflow defined, and would hide it.
+    "ubsan": ["-fsanitize=undefined", "-fno-wrapv"],
+    "memcheck": [],
+}
+if INSTRUMENT and INSTRUMENT not in SANITIZERS:
+    sys.exit(f"NETCORE_INSTRUMENT must be one of {', '.join(SANITIZERS)}, not {INSTRUMENT!r}")
 
 DIRECTIVES = {
     "language_level": "3",
@@ -34,8 +46,8 @@ CFLAGS = ["-O3", "-g0"]
 LDFLAGS = []
 if TRACE:
     CFLAGS = ["-O0", "-g"]
-elif SANITIZE:
-    LDFLAGS = ["-fsanitize=address,undefined"]
+elif INSTRUMENT:
+    LDFLAGS = SANITIZERS[INSTRUMENT]
     CFLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", *LDFLAGS]
 
 BANNER = """\

@@ -141,9 +141,11 @@ cdef class DuplicateFilter:
     cdef window_t* _windows
     cdef uint32_t* _buckets             # the first place of each
 
-    def __init__(self, max_origins):
+    def __cinit__(self, max_origins):
         """Make an empty filter."""
         self._max = max_origins
+        if self._max == 0:
+            raise ValueError("max_origins must be 1 or more, not 0")
         self._oldest = self._newest = NOWHERE
 
     def __dealloc__(self):
@@ -298,7 +300,7 @@ cdef class BroadcastDesk(Broadcasts):
     cdef DuplicateFilter _filter
     cdef Switch _switch
 
-    def __init__(self, epoch, max_origins):
+    def __cinit__(self, epoch, max_origins):
         """Make a desk without a switch."""
         self._epoch = epoch
         self._filter = DuplicateFilter(max_origins)

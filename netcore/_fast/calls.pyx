@@ -65,6 +65,7 @@ from netcore.errors import (
     SendQueueFullError,
     ServiceNotFound,
 )
+from netcore.ids import check_service_id
 from netcore.route import RouteRule, check_one, check_rule
 
 __all__ = ["CallDesk", "RpcAnswer"]
@@ -251,7 +252,7 @@ cdef inline void put_error(uint8_t* envelope, uint64_t call_id, int code) noexce
 cdef class CallDesk(Calls):
     """RPC of one node."""
 
-    def __init__(self, Loop loop not None, rng, hooks, max_pending_calls, max_answers_open):
+    def __cinit__(self, Loop loop not None, rng, hooks, max_pending_calls, max_answers_open):
         """Make a desk."""
         self._loop = loop
         self._rng = rng
@@ -277,7 +278,7 @@ cdef class CallDesk(Calls):
 
     def set_behavior(self, service_id, hook, agent=None):
         """Give requests for a service to ``hook(agent, request, answer)``; None ends that."""
-        self._behaviors[service_id] = None if hook is None else (hook, agent)
+        self._behaviors[check_service_id(service_id)] = None if hook is None else (hook, agent)
 
     @property
     def pending(self):
@@ -345,7 +346,10 @@ cdef class CallDesk(Calls):
     cdef uint64_t _draw_id(self) except? 0:
         """Return the next 64 of the bits that were drawn."""
         if self._ids_at == PyBytes_GET_SIZE(self._ids):
-            self._ids = self._rng.randbytes(IDS_BYTES)
+            drawn = self._rng.randbytes(IDS_BYTES)
+            if not PyBytes_CheckExact(drawn) or PyBytes_GET_SIZE(drawn) != IDS_BYTES:
+                raise ValueError(f"randbytes({IDS_BYTES}) gave something else")
+            self._ids = drawn
             self._ids_at = 0
         self._ids_at += 8
         return load_u64(PyBytes_AS_STRING(self._ids) + self._ids_at - 8)
@@ -462,6 +466,8 @@ cdef class CallDesk(Calls):
     def on_call(self, Message message not None):
         """Take a CALL frame in: a request or an answer."""
         cdef header_t header
+        if message.payload is None:
+            raise TypeError("the message was not made by its constructor")
         header.has_from = message.c_has_from
         header.from_node = message.c_from_node
         header.from_service = message.from_service
@@ -671,17 +677,12 @@ cdef class CallDesk(Calls):
                 ends.append((self._pending.places[place].number, self._on_done[place]))
         pending_clear(&self._pending)
         self._on_done.clear()
-        ends.sort(key=first_of)
+        ends.sort()  # the numbers differ, so nothing else is compared
         for _, on_done in ends:
             self._finish(on_done, failed(LOCAL_CLOSED, "the node was closed"))
         while self._open != NULL:
             cut_off(self._open)
         self._n_dropped = 0
-
-
-def first_of(pair):
-    """Return the number in an entry of ``close``."""
-    return pair[0]
 
 
 cdef int reraise() except -1:

@@ -259,7 +259,7 @@ cdef class FrameSplitter:
     cdef uint32_t _limit
     cdef bint _broken
 
-    def __init__(self, max_frame_bytes):
+    def __cinit__(self, max_frame_bytes):
         """Make an empty splitter."""
         self._limit = checked("max_frame_bytes", max_frame_bytes, MAX_FRAME_BYTES)
         self._buffer = bytearray()

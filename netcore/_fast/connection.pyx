@@ -116,6 +116,10 @@ cdef inline bint would_block(int error) noexcept:
 cdef class Hub(Source):
     """What links need of their switch; ``Switch`` is the only one."""
 
+    def __cinit__(self, *_, **__):
+        if type(self) is Hub:
+            raise TypeError("Hub is made by its subclass only")
+
     def __dealloc__(self):
         pool_clear(&self._pool)
         PyMem_Free(self._buffer)
@@ -158,10 +162,9 @@ cdef class Hub(Source):
 cdef class Connection(Source):
     """One link: a stream, its two send queues, its unfinished input, its handlers."""
 
-    def __cinit__(self):
-        self._sock_fd = -1
-
-    def __init__(
+    # __cinit__, as in all kernel classes that C code relies on: there is none without arguments, and
+    # it does not run twice.
+    def __cinit__(
         self,
         Hub switch not None,
         conn_id,
@@ -172,6 +175,7 @@ cdef class Connection(Source):
         max_frame_bytes,
     ):
         """Make a link; ``Switch.add_connection`` does."""
+        self._sock_fd = -1
         self._switch = switch
         self.conn_id = conn_id
         self.remote_node_id = remote_node_id
@@ -188,7 +192,8 @@ cdef class Connection(Source):
         self._sock_fd = -1 if sock is None else sock.detach()
 
     def __dealloc__(self):
-        self._close_fd()
+        if self._portion_kib != 0:  # else the constructor did not come to run, and 0 is stdin
+            self._close_fd()
         queue_clear(&self._data, NULL)
         queue_clear(&self._control, NULL)
         inbox_clear(&self._inbox)

@@ -34,7 +34,7 @@ cdef class Port:
     cdef Switch _switch
     cdef Connection _conn
 
-    def __init__(self, Switch switch not None, service_id, Connection conn=None):
+    def __cinit__(self, Switch switch not None, service_id, Connection conn=None):
         """Make a port."""
         self.service_id = service_id
         self._switch = switch

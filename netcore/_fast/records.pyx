@@ -70,7 +70,7 @@ cdef int fill_pads(pads_t* pads, object key) except -1:
 cdef class Records:
     """Both directions of one link: ``seal`` what goes out, ``open`` what came in."""
 
-    def __init__(self, seal_key, open_key):
+    def __cinit__(self, seal_key, open_key):
         """Start both sequences at 0."""
         import_hashing()
         fill_pads(&self._seal_pads, seal_key)

@@ -105,7 +105,7 @@ from netcore.errors import (
     QueueFullError,
     SendQueueFullError,
 )
-from netcore.ids import format_conn
+from netcore.ids import check_service_id, format_conn
 from netcore.route import RouteRule
 from netcore.stats import SWITCH_COUNTERS
 
@@ -179,6 +179,10 @@ cdef bytes as_payload(object payload):
 cdef class Calls:
     """What the switch and ports need of a call desk; ``CallDesk`` is the only one."""
 
+    def __cinit__(self, *_, **__):
+        if type(self) is Calls:
+            raise TypeError("Calls is made by its subclass only")
+
     cdef int c_on_call(
         self, const header_t* header, bint verified, const uint8_t* data, size_t n
     ) except -1:
@@ -199,6 +203,10 @@ cdef class Calls:
 @cython.auto_pickle(False)
 cdef class Broadcasts:
     """What the switch needs of a broadcast desk; ``BroadcastDesk`` is the only one."""
+
+    def __cinit__(self, *_, **__):
+        if type(self) is Broadcasts:
+            raise TypeError("Broadcasts is made by its subclass only")
 
     cdef int c_on_frame(self, Connection conn, const uint8_t* body, size_t n) except -1:
         raise NotImplementedError
@@ -221,7 +229,7 @@ cdef class Broadcasts:
 cdef class Switch(Hub):
     """All links of one node, and the decision what happens to each frame."""
 
-    def __init__(
+    def __cinit__(
         self,
         Loop loop not None,
         router,
@@ -274,7 +282,7 @@ cdef class Switch(Hub):
 
     def set_behavior(self, service_id, hook, agent=None):
         """Deliver messages for a service to ``hook(agent, message)``; None ends that."""
-        self._behaviors[service_id] = None if hook is None else (hook, agent)
+        self._behaviors[check_service_id(service_id)] = None if hook is None else (hook, agent)
 
     def add_connection(
         self,

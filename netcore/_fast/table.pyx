@@ -71,7 +71,7 @@ cdef inline route_t route(int action, uint64_t conn, uint32_t node) noexcept nog
 cdef class RouteTable:
     """Four layers of 256 slots and 256 services, and the three questions about them."""
 
-    def __init__(self, local_node):
+    def __cinit__(self, local_node):
         """Make an empty table."""
         cdef int at
         self._local_node = <uint32_t>checked("local_node", local_node, 0, MAX_NODE_ID)

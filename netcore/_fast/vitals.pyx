@@ -52,7 +52,7 @@ cdef class Vitals:
     cdef public bint flagged
     cdef public bint suspect
 
-    def __init__(self, key, epoch, now_ms):
+    def __cinit__(self, key, epoch, now_ms):
         """Make the numbers of a link that came up just now."""
         self.key = key
         self.epoch = epoch

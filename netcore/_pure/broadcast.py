@@ -56,13 +56,19 @@ class DuplicateFilter:
     """Which broadcasts have been seen: a window of sequence numbers for each life of an origin.
 
     Args:
-        max_origins: Lives of origins known at a time; then the one not heard of longest goes.
+        max_origins: Lives of origins known at a time, 1 or more; then the one not heard of longest
+            goes.
 
     Attributes:
         forgotten: Those that had to go.
+
+    Raises:
+        ValueError: ``max_origins`` is 0.
     """
 
     def __init__(self, max_origins: int) -> None:
+        if max_origins == 0:
+            raise ValueError("max_origins must be 1 or more, not 0")
         self.forgotten = 0
         self._max = max_origins
         # Least recently heard of first; the newest number, and a bit for each one before it.

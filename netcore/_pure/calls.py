@@ -32,6 +32,7 @@ from ..errors import (
     QueueFullError,
     SendQueueFullError,
 )
+from ..ids import check_service_id
 from ..route import RouteRule, check_one, check_rule
 from .callvalues import CallAnswer, RpcRequest
 from .codec import Message
@@ -236,7 +237,7 @@ class CallDesk:
 
     def set_behavior(self, service_id: int, hook: OnRpc | None, agent: object = None) -> None:
         """Give requests for a service to ``hook(agent, request, answer)``; None ends that."""
-        self._behaviors[service_id] = None if hook is None else (hook, agent)
+        self._behaviors[check_service_id(service_id)] = None if hook is None else (hook, agent)
 
     @property
     def pending(self) -> int:

@@ -53,7 +53,7 @@ def _check(name: str, value: object, limit: int) -> int:
 
 
 def _as_bytes(data: BytesLike) -> bytes:
-    return data if isinstance(data, bytes) else bytes(memoryview(data))
+    return data if type(data) is bytes else bytes(memoryview(data))
 
 
 @final
@@ -254,7 +254,7 @@ def decode_header(data: BytesLike) -> Header:
         FrameError: "truncated" at the number of bytes that are there, "bad_version" or "sealed"
             at 0; in the order fixed part, version, seal, optional words.
     """
-    if not isinstance(data, bytes):
+    if type(data) is not bytes:
         data = bytes(memoryview(data)[: wire.MAX_HEADER_BYTES])
     there = len(data)
     if there < wire.HEADER_BYTES:

@@ -182,7 +182,7 @@ class Connection(Source):
                 self._switch._counts["control_overflows"] += 1
             self.fail(wire.CLOSE_CONTROL_OVERFLOW, "control queue full")
             return
-        self._push_control(_FRAME.pack(kind << 24 | len(body)) + body)
+        self._push_control((kind << 24 | len(body)).to_bytes(4, "big") + body)
 
     def close(self, code: int = wire.CLOSE_NORMAL, text: str = "") -> None:
         """End the link politely: what is queued still goes out. Idempotent."""

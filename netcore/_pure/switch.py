@@ -26,7 +26,7 @@ from ..errors import (
     QueueFullError,
     SendQueueFullError,
 )
-from ..ids import format_conn
+from ..ids import check_service_id, format_conn
 from ..route import RouteAction, RouteRule
 from ..stats import SWITCH_COUNTERS
 from .buffer import Held
@@ -179,7 +179,7 @@ class Switch(Source):
 
     def set_behavior(self, service_id: int, hook: Hook | None, agent: object = None) -> None:
         """Deliver messages for a service to ``hook(agent, message)``; None ends that."""
-        self._behaviors[service_id] = None if hook is None else (hook, agent)
+        self._behaviors[check_service_id(service_id)] = None if hook is None else (hook, agent)
 
     def add_connection(
         self,

@@ -1,0 +1,1 @@
+"""Fuzzers: every decoder, a live node, and the two backends against each other."""
