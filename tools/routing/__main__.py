@@ -4,7 +4,7 @@
     python -m tools.routing --quick             one small network: shows that everything works
     python -m tools.routing --only 'node*'      these faults only; patterns, may be repeated
 
-docs/benchmarks/routing.md says what is counted. Ends with 1 when a target is missed.
+The report says what is counted. Ends with 1 when a target is missed.
 """
 
 from __future__ import annotations
