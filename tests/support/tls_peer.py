@@ -55,6 +55,7 @@ class TlsPeer:
         self.sock = sock
         self.ended = False
         self.error: ssl.SSLError | None = None
+        self._broken = False  # nothing can be sent any more
         self._chunk = chunk
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
@@ -98,7 +99,7 @@ class TlsPeer:
         """Send bytes that are what they are; what the node does not take at once waits for it."""
         for start in range(0, len(data), self._chunk):
             piece = data[start : start + self._chunk]
-            while piece and not self.ended:
+            while piece and not self._broken:
                 piece = piece[self._send_some(piece) :]
             if self._chunk < 1 << 16:
                 self.nodes.turn()
@@ -109,7 +110,7 @@ class TlsPeer:
         except BlockingIOError:
             self.nodes.turn()
         except OSError:
-            self.ended = True
+            self._broken = self.ended = True
         return 0
 
     def flush(self) -> None:
