@@ -28,7 +28,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, final
+from typing import Final, final
 
 from .shape import Counts, Shape
 
@@ -152,22 +152,24 @@ class Space:
         """
         return _run(*self.inside(command), stdin=stdin)
 
-    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a process in here; what is left of it when the lab closes is killed."""
-        return subprocess.Popen(self.inside(command), **options)
+    def popen(self, command: Sequence[str], cwd: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a process in here, with pipes; what is left of it when the lab closes is killed."""
+        return subprocess.Popen(
+            self.inside(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=cwd
+        )
 
-    def drop(self, match: str) -> None:
-        """Drop arriving packets without a word.
+    def drop(self, *matches: str) -> None:
+        """Drop arriving packets without a word, all that match any of these from one moment on.
 
         Args:
-            match: As nftables says it, for example "ip saddr 127.0.5.1" or "iifname lo".
+            matches: As nftables says it, for example "ip saddr 127.0.5.1" or "iifname lo".
         """
-        rules = (
-            "add table inet netlab\n"
-            "add chain inet netlab input { type filter hook input priority 0; }\n"
-            f"add rule inet netlab input {match} counter drop\n"
-        )
-        self.run("nft", "-f", "-", stdin=rules)
+        rules = [
+            "add table inet netlab",
+            "add chain inet netlab input { type filter hook input priority 0; }",
+            *(f"add rule inet netlab input {match} counter drop" for match in matches),
+        ]
+        self.run("nft", "-f", "-", stdin="\n".join(rules) + "\n")
 
     def undrop(self) -> None:
         """Let everything through again."""
@@ -229,7 +231,7 @@ class Link:
         answer = self._ask({})
         return Counts(**answer["there"]), Counts(**answer["back"])
 
-    def _ask(self, what: Mapping[str, object]) -> Any:
+    def _ask(self, what: Mapping[str, object]) -> dict[str, dict[str, int]]:
         process = self._process
         if process is None:
             raise LabError("a link without a shape is a cable: it can be cut, nothing else")
@@ -250,7 +252,7 @@ class Link:
                         pipe.close()
 
 
-def _read_line(process: subprocess.Popen[bytes]) -> Any:
+def _read_line(process: subprocess.Popen[bytes]) -> dict[str, dict[str, int]]:
     """Return what a link's process says next; it says one line at a time."""
     assert process.stdout is not None
     if not select.select([process.stdout], [], [], PATIENCE_S)[0]:
@@ -258,7 +260,8 @@ def _read_line(process: subprocess.Popen[bytes]) -> Any:
     line = process.stdout.readline()
     if not line:
         raise LabError(f"the process of a link ended ({process.wait()})")
-    return json.loads(line)
+    answer: dict[str, dict[str, int]] = json.loads(line)
+    return answer
 
 
 # -- the whole -----------------------------------------------------------------------------------
@@ -347,7 +350,7 @@ class Lab:
             _ip(end, "addr", "add", f"{end.addr}/30", "dev", end.device)
             _ip(end, "link", "set", end.device, "up")
         process = None if there is None else self._start_wire(ends, there, back or there)
-        link = Link(*ends, process)
+        link = Link(ends[0], ends[1], process)
         self._links.append(link)
         if process is not None and _read_line(process) != {}:
             raise LabError("the process of a link says something odd")
