@@ -141,6 +141,14 @@ class Run:
         self._began_ns = time.monotonic_ns()
         self._processes[SOURCE].ask("send")
 
+    def wait_for(self, messages: int) -> None:
+        """Wait until so many have arrived.
+
+        Raises:
+            TimeoutError: They do not.
+        """
+        self._wait(lambda: self._processes[SINK].ask("look")["count"] >= messages)
+
     def suspects(self) -> int:
         """Return how often a node suspected a link until now."""
         return sum(process.ask("stats")["suspects"] for process in self._processes)
