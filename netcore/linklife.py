@@ -31,6 +31,9 @@ __all__ = ["LinkLife"]
 
 logger = logger_of("netcore.plane")
 
+#: A hook ``on_connection_writable`` that somebody wrote, its agent, and its end of the link.
+_Writer = tuple["Callable[..., object]", BehaviorAgent, ConnectionSender]
+
 
 @final
 class LinkLife:
@@ -73,6 +76,8 @@ class LinkLife:
         self._set_direct: Callable[..., object] | None = getattr(router, "set_direct", None)
         self._del_direct: Callable[..., object] | None = getattr(router, "del_direct", None)
         self._ending: set[int] = set()
+        # conn id -> whom to tell, of links that have refused a send: a busy one drains often.
+        self._writers: dict[int, tuple[_Writer, ...]] = {}
         self.opened = self.closed = 0
 
     def is_ending(self, conn_id: int) -> bool:
@@ -147,6 +152,7 @@ class LinkLife:
             logger.info("%s to node %s is down: %s", name, conn.remote_node_id, why)
         self._monitor.remove(link)
         self._links.remove(link)
+        self._writers.pop(conn.conn_id, None)
         for handler, agent in link.handlers:
             self._hooks.run(handler.on_closed, agent)
         link.drop_handlers()
@@ -169,9 +175,19 @@ class LinkLife:
 
     def tell_writable(self, link: Link) -> None:
         """Tell the behaviors that a link which refused a send has drained."""
-        for behavior, agent in self._behaviors:
-            hook = behavior.on_connection_writable
-            self._hooks.run(hook, agent, self._sender(link, agent.service_id))
+        writers = self._writers.get(link.conn.conn_id)
+        if writers is None:
+            writers = self._writers[link.conn.conn_id] = self._find_writers(link)
+        for hook, agent, sender in writers:
+            self._hooks.run(hook, agent, sender)
+
+    def _find_writers(self, link: Link) -> tuple[_Writer, ...]:
+        return tuple(
+            (behavior.on_connection_writable, agent, self._sender(link, agent.service_id))
+            for behavior, agent in self._behaviors
+            if getattr(behavior.on_connection_writable, "__func__", None)
+            is not NetworkBehavior.on_connection_writable
+        )
 
     def tell_measured(self, link: Link, stats: ConnectionStats) -> None:
         """Give a measurement to every handler of the link."""

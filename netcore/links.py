@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ._typing import TYPE_CHECKING, cast, final
+from .wire import FIRST_RESERVED_SERVICE
 
 if TYPE_CHECKING:
     from ._backend import kernels
@@ -48,6 +49,12 @@ class Link:
     def has_handlers(self) -> bool:
         """Whether somebody is there to be told of measurements."""
         return bool(self._handlers)
+
+    @property
+    def has_user_handlers(self) -> bool:
+        """Whether one of them is not netcore's own."""
+        flat = self._handlers
+        return bool(flat) and cast("ConnectionAgent", flat[1]).service_id < FIRST_RESERVED_SERVICE
 
     @property
     def handlers(self) -> Iterable[tuple[ConnectionHandler, ConnectionAgent]]:

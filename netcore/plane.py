@@ -487,7 +487,10 @@ class Plane:
         if not isinstance(link, Link):
             return
         self._life.tell_writable(link)
-        self.on_measured(link, self.monitor.measure(link))
+        if link.has_user_handlers:  # netcore's own do not care what is queued
+            self.on_measured(link, self.monitor.measure(link))
+        else:
+            self.drain()
 
     def on_measured(self, link: Link, stats: ConnectionStats) -> None:
         """Give a measurement to every handler of the link."""

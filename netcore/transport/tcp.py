@@ -20,7 +20,7 @@ NOTSENT_LOWAT_BYTES: Final = 128 * 1024
 #: Without a network in between more than this is never needed, and what a sender has written is
 #: still in the cache when the receiver copies it: half of the CPU time of large messages. On a
 #: network the kernel adapts the size to the path, which setting it would end.
-LOOPBACK_SNDBUF_BYTES: Final = 128 * 1024
+LOOPBACK_SNDBUF_BYTES: Final = 256 * 1024
 
 #: Linux has had it since 3.12 (netinet/tcp.h), also where the socket module does not name it.
 _NOTSENT_LOWAT: Final[int | None] = getattr(

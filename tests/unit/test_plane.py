@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from netcore import (
     BehaviorRejected,
     ConnectionRejected,
+    ConnectionSender,
     HandlerRoute,
     LocalError,
     NetworkBehavior,
@@ -20,7 +22,7 @@ from netcore import (
     RemoteRejected,
 )
 from netcore._backend import BackendName
-from support.virtual import Cluster, Log, Spy, check_log, cluster_of, on
+from support.virtual import Cluster, Log, Spy, check_log, cluster_of, on, until_refused
 
 
 @pytest.fixture
@@ -638,3 +640,46 @@ def test_node_without_behaviors_lives(backend: BackendName) -> None:
     with Node(1, backend=backend, transports=[]) as node:
         node.poll(0)
     assert node.closed
+
+
+# -- room again ----------------------------------------------------------------------------------
+
+
+LITTLE: dict[str, Any] = {"write_high_bytes": 20_000, "write_low_bytes": 1}
+
+
+class Deaf(NetworkBehavior):
+    service_id = 10
+
+
+@pytest.mark.parametrize("handlers", [None, "all"])
+def test_a_link_that_drained_is_told_each_time(cluster: Cluster, handlers: str | None) -> None:
+    log = Log()
+    node = cluster.add(1, Deaf(), Spy(20, log, handlers=handlers), **LITTLE)
+    conn_id = cluster.join(node, cluster.add(2))
+    expected = ["writable", "measured"] if handlers else ["writable"]
+    for _ in range(3):
+        log.entries.clear()
+        until_refused(lambda: node.agent(20).send_to_node(2, bytes(1_000)))
+        cluster.settle()
+        told = log.of("writable", "measured")
+        assert [entry.hook for entry in told] == expected
+        assert {entry.conn for entry in log.of("writable")} == {conn_id}
+
+
+def test_a_link_that_drained_leaves_nothing_behind_when_it_ends(cluster: Cluster) -> None:
+    node = cluster.add(1, Spy(20), **LITTLE)
+    conn_id = cluster.join(node, cluster.add(2))
+    until_refused(lambda: node.agent(20).send_to_node(2, bytes(1_000)))
+    cluster.settle()
+    assert senders_of(conn_id)
+    node.agent(20).close_conn(conn_id)
+    cluster.settle()
+    assert not senders_of(conn_id)
+
+
+def senders_of(conn_id: int) -> int:
+    """Count what hooks got to send over a link."""
+    gc.collect()
+    found = (o for o in gc.get_objects() if isinstance(o, ConnectionSender))
+    return sum(sender.conn_id == conn_id for sender in found)
