@@ -111,8 +111,8 @@ def test_what_a_killed_owner_leaves_behind_is_found_and_removed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, cwd=REPO)
+    assert owner.stdout is not None
     try:
-        assert owner.stdout is not None
         names = owner.stdout.readline().decode().split()
         assert len(names) == 2
         assert all(spaces()[name] for name in names)
@@ -131,7 +131,7 @@ def test_what_a_killed_owner_leaves_behind_is_found_and_removed(
 
 
 def test_lab_is_gone_after_an_exception() -> None:
-    names = []
+    names: list[str] = []
 
     def build_and_fail() -> None:
         with Lab() as lab:
