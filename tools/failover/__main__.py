@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     screen = Screen(sys.stderr)
     options.output.mkdir(parents=True, exist_ok=True)
     results = Results(options.output / "failover.json", fresh=options.fresh)
+    if options.note:
+        results.note = options.note
+        results.save()
     lab_reason = why_not()
     cases = list(choose(screen, options.only, lab_reason))
     failed = False
@@ -85,6 +88,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
     parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--note", default="", help="a sentence for the report, kept with it")
     parser.add_argument("--output", type=Path, default=FOLDER, metavar="FOLDER")
     parser.add_argument(
         "--date",

@@ -37,11 +37,13 @@ class Way:
         relays: Those that carry them.
         links: Numbers of the links that do.
         spare: A relay without which there is no other way.
+        vital: The relays that all messages need once that one is gone.
     """
 
     relays: tuple[int, ...]
     links: tuple[int, ...]
     spare: int
+    vital: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _busier_way(layout: Layout, stage: Stage) -> Way:
             seen = layout.ways[0 if first > second else 1]
         if seen is not None and seen == used:
             spare = layout.ways[0 if first < second else 1]
-            return Way(seen, tuple(layout.links_on(seen)), spare[len(spare) // 2])
+            return Way(seen, tuple(layout.links_on(seen)), spare[len(spare) // 2], seen)
         used = seen
     raise StageError("no telling which way messages take")
 
@@ -163,7 +165,8 @@ def _servers_in_use(layout: Layout, stage: Stage) -> Way:
         raise StageError("a client has no server")
     spare = next(node for node in layout.links_of(SOURCE) if node != ends[SOURCE])
     links = tuple(layout.links_of(end)[server] for end, server in ends.items())
-    return Way(tuple(dict.fromkeys(ends.values())), links, spare)
+    # The sink may have another server to go to.
+    return Way(tuple(dict.fromkeys(ends.values())), links, spare, vital=(ends[SOURCE],))
 
 
 def _nats_version() -> str:

@@ -58,6 +58,7 @@ def _head(results: Results, date: str) -> list[str]:
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in machine.describe().items()),
         *(f"| {name} | {version} |" for name, version in results.systems.items()),
+        *(("", results.note) if results.note else ()),
     ]
     return [*lines, ""]
 
@@ -153,8 +154,7 @@ def _calm(outcomes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _failures(results: Results) -> list[str]:
     if not results.failures:
         return []
-    lines = ["## Repetitions without figures", "", "They were made again.", ""]
-    lines += [
-        f"* {f['system']}, {f['layout']}, {f['fault']}: {f['error']}" for f in results.failures
-    ]
+    texts = [f"{f['system']}, {f['layout']}, {f['fault']}: {f['error']}" for f in results.failures]
+    lines = ["## Repetitions without figures", "", "The next run makes them again.", ""]
+    lines += [f"* {text}" for text in dict.fromkeys(texts)]
     return [*lines, ""]

@@ -39,6 +39,7 @@ class Results:
         self.failures: list[dict[str, Any]] = list(data["failures"])
         self.calm: list[dict[str, Any]] = list(data["calm"])
         self.systems: dict[str, str] = dict(data.get("systems", {}))
+        self.note: str = data.get("note", "")
 
     def missing(self, case: Case, repetitions: int) -> list[int]:
         """Return the repetitions that a case still lacks."""
@@ -72,6 +73,7 @@ class Results:
             "date": datetime.date.today().isoformat(),
             "machine": machine.describe(),
             "systems": self.systems,
+            "note": self.note,
             "failures": self.failures,
             "calm": self.calm,
         }

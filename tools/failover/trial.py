@@ -212,7 +212,7 @@ class Trial:
         time.sleep(self._fault.watch_s + LOOK_S)
         self._await_flow(stage)
         time.sleep(BEFORE_S)
-        victim = self._rng.choice(way.relays)
+        victim = self._rng.choice(way.vital)
         killed_ns = stage[victim].kill()
         time.sleep(GONE_S)
         looked = stage[self._layout.sink].ask("look")
