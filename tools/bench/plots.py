@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from . import canvas
 from .figures import Row
 from .workloads import WORKLOADS, Workload
 
@@ -19,27 +19,15 @@ Rows = Mapping[str, Sequence[Row]]
 
 _BY_KEY: Final = {workload.key: workload for workload in WORKLOADS}
 
-_STYLE: Final[dict[Any, Any]] = {
-    "svg.fonttype": "none",  # text stays text: a third of the size, and it can be searched
-    "svg.hashsalt": "netcore",  # the same figures make the same file
-    "font.size": 9.0,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-
 
 def draw(folder: Path, rows: Rows) -> dict[str, str]:
     """Write the plots that there are figures for; return file name -> what is seen."""
     made = {}
-    with mpl.rc_context(_STYLE):
+    with canvas.style():
         for name, title, paint in _PLOTS:
-            figure = Figure(figsize=(9, 5.2), layout="constrained")
+            figure = canvas.new()
             if paint(figure, rows):
-                figure.suptitle(title)
-                FigureCanvasSVG(figure)
-                figure.savefig(folder / name, format="svg", metadata={"Date": None})
+                canvas.save(figure, folder / name, title)
                 made[name] = title
     return made
 

@@ -1,0 +1,1 @@
+"""The processes of each system, one file for each: ``python -m tools.failover.systems.NAME``."""
