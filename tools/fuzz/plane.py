@@ -365,7 +365,7 @@ class PlaneTarget(Target):
     def _do_arrive(self, reader: Reader) -> Talk | None:
         """Somebody connects, and says nothing yet."""
         host = self._running()._host
-        if not host.half_open.admit_incoming():
+        if not host.half_open.admit_incoming(WHERE, host.loop.now_ms):
             return None
         talk = Talk(outgoing=False)
         conn_id = host.next_conn_id(wire.PROTOCOL_MEMORY, outgoing=False)
