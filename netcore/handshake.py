@@ -353,8 +353,9 @@ class Initiator(_Side):
         self.state = "WAIT_READY"
 
     def _on_ready(self) -> None:
+        peer, count = cast(PeerInfo, self.peer), len(self._in)
         rest = self._open(self._in)
-        self._finish(Accepted(peer=cast(PeerInfo, self.peer), records=self._records, rest=rest))
+        self._finish(Accepted(peer=peer, records=self._records, rest=rest, rest_bytes=count))
 
     def _next_frame(self) -> tuple[int, bytes] | None:
         if self._records is None:

@@ -131,11 +131,13 @@ class Accepted:
         peer: The other end.
         records: At level *auth* all further bytes go through these.
         rest: Frame bytes that came behind READY, opened already.
+        rest_bytes: How many they were on the way.
     """
 
     peer: PeerInfo
     records: kernels.Records | None
     rest: bytes = field(default=b"", repr=False)
+    rest_bytes: int = 0
 
 
 @final

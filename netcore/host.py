@@ -146,6 +146,7 @@ class Host:
                 max_frame_bytes=accepted.peer.max_frame_bytes,
                 unsent=detached.unsent,
                 rest=accepted.rest,
+                rest_bytes=accepted.rest_bytes,
             )
         except BaseException:  # nobody else owns the stream now
             stream = detached.sock or detached.channel

@@ -162,8 +162,8 @@ cdef class Hub(Source):
 cdef class Connection(Source):
     """One link: a stream, its two send queues, its unfinished input, its handlers."""
 
-    # __cinit__, as in all kernel classes that C code relies on: there is none without arguments, and
-    # it does not run twice.
+    # __cinit__, as in all kernel classes that C code relies on: there is none without arguments,
+    # and it does not run twice.
     def __cinit__(
         self,
         Hub switch not None,

@@ -452,7 +452,7 @@ cdef class Loop:
     # -- how long hooks take -----------------------------------------------------------------------
 
     def enter_hook(self, hook):
-        """Say that a hook is about to be called; it is timed until the next one, or `leave_hook`."""
+        """Say that a hook is about to be called; timed until the next, or `leave_hook`."""
         enter_hook(self, hook)
 
     def leave_hook(self):

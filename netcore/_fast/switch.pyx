@@ -56,6 +56,7 @@ from netcore._fast.codec cimport (
 from netcore._fast.connection cimport (
     BROADCAST_COPIES_DROPPED,
     BROADCASTS_DELIVERED,
+    BYTES_RECEIVED,
     CLOSE_LOST,
     CLOSE_SHED,
     CLOSED,
@@ -295,6 +296,7 @@ cdef class Switch(Hub):
         max_frame_bytes=None,
         unsent=b"",
         rest=b"",
+        rest_bytes=None,
         owner=None,
     ):
         """Return a new link over a stream whose handshake is done; ``start`` it afterwards."""
@@ -314,6 +316,8 @@ cdef class Switch(Hub):
         inbox_append(
             &conn._inbox, <const uint8_t*>PyBytes_AS_STRING(waiting), PyBytes_GET_SIZE(waiting)
         )
+        conn.bytes_received = PyBytes_GET_SIZE(waiting) if rest_bytes is None else rest_bytes
+        self._counts[BYTES_RECEIVED] += conn.bytes_received
         conn.owner = owner
         self._connections[conn_id] = conn
         return conn

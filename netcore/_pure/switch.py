@@ -192,6 +192,7 @@ class Switch(Source):
         max_frame_bytes: int | None = None,
         unsent: bytes = b"",
         rest: bytes = b"",
+        rest_bytes: int | None = None,
         owner: object = None,
     ) -> Connection:
         """Return a new link over a stream whose handshake is done; ``start`` it afterwards.
@@ -205,6 +206,7 @@ class Switch(Source):
             max_frame_bytes: The smaller of both ends' values.
             unsent: Bytes of the handshake that must leave before anything else.
             rest: Bytes of frames that arrived behind the handshake, opened already.
+            rest_bytes: How many they were on the way; None: as many.
             owner: Any object, kept as ``Connection.owner``.
 
         Raises:
@@ -221,6 +223,8 @@ class Switch(Source):
         conn._unsent = unsent
         conn._uncounted = len(unsent)
         conn._tail = bytearray(rest)
+        conn.bytes_received = len(rest) if rest_bytes is None else rest_bytes
+        self._counts["bytes_received"] += conn.bytes_received
         conn.owner = owner
         self._connections[conn_id] = conn
         return conn

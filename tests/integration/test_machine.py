@@ -152,6 +152,7 @@ def test_nothing_in_the_package_looks_at_the_wall_clock() -> None:
         f"{path.name}: {line.strip()}"
         for path in Path(package).parent.rglob("*.py*")
         if path.suffix in (".py", ".pyx", ".pxd")
+        and path.name != "certs.py"  # a command: certificates are valid in people's time
         for line in path.read_text("utf-8").splitlines()
         if wall.search(line) and "monotonic_ns" not in line and "perf_counter_ns" not in line
     ]

@@ -169,6 +169,7 @@ def test_rest_of_the_handshake_is_handled_in_the_next_turn(rig: Rig) -> None:
     rig.turn()
     assert rig.sink.payloads() == [b"1"]
     conn = rig.switch.find_connection(CONN_A)
+    assert conn.bytes_received == rig.switch.counters()["bytes_received"] == 4 + 8 + 1 + 5
     conn.receive_data(direct(b"2")[5:])
     assert rig.sink.payloads() == [b"1", b"2"]
 

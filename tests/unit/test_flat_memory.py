@@ -87,8 +87,9 @@ def test_frames_of_every_kind_leave_no_block_and_no_reference(
     before = held()
     stream.feed(FRAMES // 2)
     after = held()
-    assert abs(after[0] - before[0]) < SLACK, (before, after)
-    assert abs(after[1] - before[1]) < SLACK, (before, after)
+    # Fewer are others': what earlier tests have left behind goes when it likes.
+    assert after[0] - before[0] < SLACK, (before, after)
+    assert after[1] - before[1] < SLACK, (before, after)
     counts = stream.rig.switch.counters()
     assert counts["messages_delivered"] > FRAMES // 8
     assert counts["broadcasts_received"] > FRAMES // 40
