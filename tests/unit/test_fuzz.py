@@ -96,7 +96,10 @@ class Broken(HeaderTarget):
 @pytest.mark.parametrize(
     ("how", "error"), [("undocumented", IndexError), ("slow", Finding), ("greedy", Finding)]
 )
-def test_engine_reports_a_broken_target(how: str, error: type[Exception]) -> None:
+def test_engine_reports_a_broken_target(
+    how: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "TRACED_EVERY", 7)
     found = Engine(Broken(_backend.load("pure"), how)).run(5_000)
     assert type(found.error) is error
     assert found.inputs < 5_000
