@@ -81,8 +81,11 @@ class Contender:
 
     @property
     def version(self) -> str:
-        """Which one is measured."""
-        return _VERSIONS[self.name]()
+        """Which one is measured; a report may be made where it is not installed any more."""
+        try:
+            return _VERSIONS[self.name]()
+        except (importlib.metadata.PackageNotFoundError, OSError):
+            return "not installed"
 
 
 def part_of(
