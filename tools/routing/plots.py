@@ -7,22 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from tools.bench import canvas
 
 from .faults import FAULTS
 
 __all__ = ["draw"]
 
-_STYLE: Final[dict[Any, Any]] = {
-    "svg.fonttype": "none",  # text stays text: a third of the size, and it can be searched
-    "svg.hashsalt": "netcore",  # the same figures make the same file
-    "font.size": 9.0,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 _POINTS: Final = 200  # of a curve
 
 
@@ -33,13 +25,11 @@ def draw(folder: Path, results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         ("routing-converged.svg", "Pairs that keep a path: who has the new one", "converged_ms"),
         ("routing-gone.svg", "Pairs without a path: who knows it, from the fault on", "gone_ms"),
     )
-    with mpl.rc_context(_STYLE):
+    with canvas.style():
         for name, title, key in plots:
-            figure = Figure(figsize=(9, 4.4), layout="constrained")
+            figure = canvas.new(4.4)
             if _curves(figure, results, key):
-                figure.suptitle(title)
-                FigureCanvasSVG(figure)
-                figure.savefig(folder / name, format="svg", metadata={"Date": None})
+                canvas.save(figure, folder / name, title)
                 made[name] = title
     return made
 
