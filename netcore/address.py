@@ -29,6 +29,10 @@ MAX_PORT: Final = 65_535
 MAX_DNS_NAME_CHARS: Final = 253  # RFC 1035 allows 255 octets on the wire, lengths included
 #: Alternatives of one address. A dial tries each with its own timeout, so more would only be slow.
 MAX_ENDPOINTS: Final = 32
+#: Texts that need not be read again: who dials often dials the same few, and reading one costs a
+#: tenth of a dial. Longer texts are not kept.
+MAX_PARSED: Final = 256
+MAX_PARSED_CHARS: Final = 256
 
 _DECIMAL: Final = r"0|[1-9][0-9]{0,9}"
 _DNS_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -132,11 +136,13 @@ class Endpoint:
             raise AddressError(self.host, 0, str(exc)) from None
 
     @classmethod
-    def of_system(cls, kind: EndpointKind, host: str, port: int) -> Endpoint:
-        """Return an endpoint whose parts the system gave us: canonical, nothing to check."""
+    def of_canonical(cls, kind: EndpointKind, host: str, port: int) -> Endpoint:
+        """Return an endpoint of parts that are checked, or that the system gave us."""
         endpoint = cls.__new__(cls)
-        for name, value in (("kind", kind), ("host", host), ("port", port)):
-            object.__setattr__(endpoint, name, value)
+        put = object.__setattr__
+        put(endpoint, "kind", kind)
+        put(endpoint, "host", host)
+        put(endpoint, "port", port)
         return endpoint
 
     def __str__(self) -> str:
@@ -194,6 +200,9 @@ class NodeAddr:
         """
         if not isinstance(text, str):
             raise LocalError(f"an address is a str or a NodeAddr, not {type(text).__name__}")
+        known = _parsed.get(text)
+        if known is not None:
+            return known
         node_id, offset = _parse_node_id(text)
         endpoints: list[Endpoint] = []
         while offset < len(text) or not endpoints:
@@ -201,7 +210,12 @@ class NodeAddr:
                 raise AddressError(text, offset, f"expected at most {MAX_ENDPOINTS} endpoints")
             endpoint, offset = _parse_endpoint(text, offset)
             endpoints.append(endpoint)
-        return cls(node_id, tuple(endpoints))
+        addr = cls(node_id, tuple(endpoints))
+        if type(text) is str and len(text) <= MAX_PARSED_CHARS:
+            if len(_parsed) >= MAX_PARSED:
+                _parsed.clear()
+            _parsed[text] = addr
+        return addr
 
     def with_node_id(self, node_id: int | None) -> NodeAddr:
         """Return the same endpoints under this node id."""
@@ -210,6 +224,10 @@ class NodeAddr:
     def __str__(self) -> str:
         prefix = "" if self.node_id is None else f"{self.node_id}@"
         return prefix + "".join(map(str, self.endpoints))
+
+
+#: Text -> its address, which is immutable; bounded by MAX_PARSED.
+_parsed: Final[dict[str, NodeAddr]] = {}
 
 
 def parse_addr(value: str | NodeAddr) -> NodeAddr:
@@ -249,13 +267,13 @@ def _parse_endpoint(text: str, offset: int) -> tuple[Endpoint, int]:
     start = end + 1
     host, end = (text[start:], len(text)) if kind == "unix" else _part(text, start)
     try:
-        _canonical_host(kind, host)
+        host = _canonical_host(kind, host)
     except ValueError as exc:
         raise AddressError(text, min(start, len(text)), str(exc)) from None
     port = 0
     if kind in _WITH_PORT:
         port, end = _parse_port(text, end)
-    return Endpoint(cast(EndpointKind, kind), host, port), end
+    return Endpoint.of_canonical(cast(EndpointKind, kind), host, port), end
 
 
 def _parse_port(text: str, offset: int) -> tuple[int, int]:

@@ -164,6 +164,10 @@ class LinkTable:
         owner = None if conn is None else conn.owner
         return owner if isinstance(owner, Link) else None
 
+    def find_conn(self, conn_id: int) -> kernels.Connection | None:
+        """Return the kernel's part of the link with this id, also while there is no link yet."""
+        return None if self._switch is None else self._switch.find_connection(conn_id)
+
     def to_node(self, node_id: int) -> list[Link]:
         """Return the links to a node, closing ones included, oldest first."""
         there = self._by_node.get(node_id)

@@ -157,22 +157,24 @@ class LinkMonitor:
             self._watcher.on_link_alive(link)
 
     def _activity(self, conn_id: int) -> tuple[int, int]:
-        link = self._links.find(conn_id)
-        if link is None:
+        conn = self._links.find_conn(conn_id)
+        if conn is None:
             return (self._loop.now_ms, self._loop.now_ms)
-        conn = link.conn
         return conn.last_received_ms, conn.last_sent_ms
 
     def _poll(self) -> None:
         self._timer = None
         actions = self._liveness.poll(self._loop.now_ms, self._clock_us(), self._activity)
         for action in actions:
+            if type(action) is SendPing:  # first: nearly all of them
+                conn = self._links.find_conn(action.key)
+                if conn is not None:
+                    conn.send_control(wire.KIND_PING, action.payload)
+                continue
             link = self._links.find(action.key)
             if link is None:
                 continue
-            if isinstance(action, SendPing):
-                link.conn.send_control(wire.KIND_PING, action.payload)
-            elif isinstance(action, Dead):
+            if isinstance(action, Dead):
                 link.conn.fail(wire.CLOSE_DEAD, "no sign of life")
             elif isinstance(action, Suspect | Alive):
                 self._watcher.on_measured(link, self.measure(link))

@@ -12,6 +12,8 @@ Facts first:
 - A source that has the most itself pushes nobody out who has just come: a burst of honest nodes
   would otherwise end each other's handshakes, and none would ever get through. Its newcomers are
   refused instead, and come again.
+- Sorting them by source and age is for nodes that are full: it begins when all slots are taken and
+  ends when half of them are free, so that a calm node pays nothing for it with each link.
 - The budget is for those who prove nothing: connection after connection, each closed as soon as it
   was refused, holds few slots and costs a core. Who proves to know the secret gets the token back.
 """
@@ -133,8 +135,8 @@ class _Crowd:
         size = self._sizes.get(source, 0)
         self._move(source, size, size + 1)
 
-    def discard(self, source: str, item: Negotiation) -> bool:
-        """Remove one; return whether it was there."""
+    def discard(self, source: str, item: Negotiation) -> None:
+        """Remove one that is there."""
         for table in (self._silent, self._spoken):
             items = table.get(source)
             if items is not None and items.pop(item, None) is not None:
@@ -142,8 +144,7 @@ class _Crowd:
                     del table[source]
                 size = self._sizes[source]
                 self._move(source, size, size - 1)
-                return True
-        return False
+                return
 
     def oldest(self, source: str) -> tuple[Negotiation, int, bool]:
         """Return who gives way first of a source: who, since when, and whether it has spoken."""
@@ -192,7 +193,9 @@ class HalfOpen:
         self.evicted = 0
         self.over_budget = 0
         self._budget = SourceBudget(budget_per_s)
-        self._incoming: dict[Negotiation, str] = {}
+        # handshake -> source, since when, whether its secret was verified; by age within each kind
+        self._incoming: dict[Negotiation, tuple[str, int, bool]] = {}
+        self._sorted = False  # the two crowds hold what is incoming, else nothing
         self._strangers = _Crowd()
         self._known = _Crowd()  # their secret was verified
         self._lingering: set[Stream] = set()
@@ -223,22 +226,31 @@ class HalfOpen:
 
     def add(self, negotiation: Negotiation) -> None:
         """Count an incoming negotiation until it is discarded."""
-        source = source_of(negotiation.remote)
-        self._incoming[negotiation] = source
-        self._strangers.add(source, negotiation, negotiation.host.loop.now_ms)
+        source, now_ms = source_of(negotiation.remote), negotiation.host.loop.now_ms
+        self._incoming[negotiation] = (source, now_ms, False)
+        if self._sorted:
+            self._strangers.add(source, negotiation, now_ms)
 
     def verified(self, negotiation: Negotiation) -> None:
         """Its initiator has proved to know the secret."""
-        source = self._incoming.get(negotiation)
-        if source is not None and self._strangers.discard(source, negotiation):
-            self._known.add(source, negotiation, negotiation.host.loop.now_ms)
-            self._budget.give_back(source)
+        source, _, known = self._incoming.get(negotiation, ("", 0, True))
+        if known:
+            return
+        now_ms = negotiation.host.loop.now_ms
+        del self._incoming[negotiation]  # it becomes the youngest of its kind
+        self._incoming[negotiation] = (source, now_ms, True)
+        self._budget.give_back(source)
+        if self._sorted:
+            self._strangers.discard(source, negotiation)
+            self._known.add(source, negotiation, now_ms)
 
     def discard(self, negotiation: Negotiation) -> None:
         """The negotiation has ended."""
-        source = self._incoming.pop(negotiation, None)
-        if source is not None and not self._strangers.discard(source, negotiation):
-            self._known.discard(source, negotiation)
+        entry = self._incoming.pop(negotiation, None)
+        if self._sorted and entry is not None:
+            (self._known if entry[2] else self._strangers).discard(entry[0], negotiation)
+            if len(self._incoming) <= self.limit // 2:
+                self._unsort()
 
     def linger(self, stream: Stream) -> bool:
         """Count a stream that waits for its end; return False when it must not."""
@@ -260,6 +272,8 @@ class HalfOpen:
 
     def _make_room(self, source: str, now_ms: int) -> bool:
         """End the handshake that a newcomer may push out, if there is one."""
+        if not self._sorted:
+            self._sort()
         crowd = self._strangers if self._strangers else self._known
         largest = crowd.largest()
         oldest, since_ms, spoken = crowd.oldest(largest)
@@ -270,3 +284,14 @@ class HalfOpen:
         self.evicted += 1
         oldest.abort(HandshakeTimeout(f"{self.limit} are under way (max_half_open)"))
         return True
+
+    def _sort(self) -> None:
+        """Fill the crowds: all slots are taken."""
+        self._sorted = True
+        for item, (source, since_ms, known) in self._incoming.items():
+            (self._known if known else self._strangers).add(source, item, since_ms)
+
+    def _unsort(self) -> None:
+        """Empty them: half of the slots are free, so it takes as many newcomers to fill them."""
+        self._sorted = False
+        self._strangers, self._known = _Crowd(), _Crowd()

@@ -278,7 +278,7 @@ class _Connecting:
 
     def _report(self, error: OSError | None) -> None:
         self._end()
-        if error is None and self._transport.is_own_end(self._sock):
+        if error is None and self._transport.is_own_end(self._sock, self._remote):
             error = _error(errno.ECONNREFUSED)
         if error is None:
             self._on_result(SocketStream(self._transport, self._sock, self._remote))
@@ -391,7 +391,7 @@ class SocketTransport(Transport):
     def configure(self, sock: socket.socket, remote: Endpoint) -> None:
         """Set the options of a connected, or connecting, socket."""
 
-    def is_own_end(self, sock: socket.socket) -> bool:
+    def is_own_end(self, sock: socket.socket, remote: Endpoint) -> bool:
         """Return whether a connected socket is its own other end."""
         return False
 

@@ -70,16 +70,17 @@ class TcpTransport(SocketTransport):
         """Return the other end of an accepted connection; a mapped IPv4 address as ip4."""
         host, port = cast("tuple[str, int]", address[:2])
         if ":" not in host:
-            return Endpoint.of_system("ip4", host, port)
+            return Endpoint.of_canonical("ip4", host, port)
         if host.startswith(_MAPPED) and "." in host:
             return Endpoint("ip4", host[len(_MAPPED) :], port)
         scope = cast("tuple[str, int, int, int]", address)[3]
         return Endpoint("ip6", f"{host}%{scope}" if scope and "%" not in host else host, port)
 
-    def is_own_end(self, sock: socket.socket) -> bool:
+    def is_own_end(self, sock: socket.socket, remote: Endpoint) -> bool:
         """Return whether a connected socket is its own other end."""
         try:
-            return bool(sock.getsockname() == sock.getpeername())
+            name = sock.getsockname()
+            return name[1] == remote.port and bool(name == sock.getpeername())
         except OSError:  # it has ended meanwhile: reading tells
             return False
 

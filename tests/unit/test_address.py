@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from netcore import address
 from netcore.address import MAX_ENDPOINTS, Endpoint, NodeAddr, is_loopback, parse_addr
 from netcore.errors import AddressError, LocalError
 
@@ -142,6 +143,24 @@ def test_parse_addr_accepts_text_and_node_addr() -> None:
     addr = NodeAddr.parse("1@/memory/a")
     assert parse_addr("1@/memory/a") == addr
     assert parse_addr(addr) is addr
+
+
+def test_text_read_before_is_not_read_again_and_few_are_kept() -> None:
+    first = NodeAddr.parse("7@/ip4/192.0.2.1/tcp/1")
+    assert NodeAddr.parse("7@/ip4/192.0.2.1/tcp/1") is first
+    for port in range(1, 2 * address.MAX_PARSED):
+        NodeAddr.parse(f"/ip4/192.0.2.2/tcp/{port}")
+    assert len(address._parsed) <= address.MAX_PARSED
+    assert NodeAddr.parse("7@/ip4/192.0.2.1/tcp/1") == first
+    long = "/unix/" + "x" * address.MAX_PARSED_CHARS
+    assert NodeAddr.parse(long) == NodeAddr.parse(long)
+    assert long not in address._parsed
+
+
+def test_text_that_is_no_address_is_refused_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(AddressError):
+            NodeAddr.parse("/ip4/192.0.2.1/tcp/x")
 
 
 def test_parse_addr_of_another_type_raises_local_error() -> None:

@@ -35,7 +35,7 @@ class FakeNegotiation:
 
     def __init__(self, stage: Stage, host: str, kind: EndpointKind = "ip4") -> None:
         self.host = stage
-        self.remote = Endpoint.of_system(kind, host, 1)
+        self.remote = Endpoint.of_canonical(kind, host, 1)
         self.peer: object | None = None
         self.error: OutgoingConnectionError | None = None
 
@@ -89,7 +89,7 @@ class Stage:
 def test_source_is_an_address_a_prefix_or_a_whole_kind(
     kind: EndpointKind, host: str, other: str, same: bool
 ) -> None:
-    one, two = (Endpoint.of_system(kind, name, 7) for name in (host, other))
+    one, two = (Endpoint.of_canonical(kind, name, 7) for name in (host, other))
     assert (source_of(one) == source_of(two)) is same
 
 
@@ -203,14 +203,89 @@ def test_slots_are_given_back_in_any_order() -> None:
         while alive and rng.random() < 0.45:
             stage.half_open.discard(alive.pop(rng.randrange(len(alive))))
         assert stage.half_open.incoming == len(alive) <= 50
+    if not stage.half_open._sorted:
+        stage.half_open._sort()
     crowds = stage.half_open._strangers, stage.half_open._known
     sizes = Counter(each.remote.host for each in alive)
     for host in sizes:
         assert sum(crowd.size_of(host) for crowd in crowds) == sizes[host]
     for each in alive:
         stage.half_open.discard(each)
-    assert not any(crowds)
-    assert all(crowd._by_size == [{}] and not crowd._silent for crowd in crowds)
+    assert not stage.half_open._sorted
+    for crowd in (stage.half_open._strangers, stage.half_open._known):
+        assert not crowd
+        assert crowd._by_size == [{}]
+        assert not crowd._silent
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_gives_way_does_not_depend_on_when_sorting_began(seed: int) -> None:
+    rng = random.Random(seed)
+    stage, begun, pushed = Stage(40), 0, 0
+    alive: dict[Any, int] = {}  # handshake -> since when
+    for number in range(3_000):
+        stage.pass_time(rng.randrange(400))
+        was_sorted = stage.half_open._sorted
+        newcomer = stage.arrive(f"192.0.2.{rng.randrange(6)}")
+        begun += stage.half_open._sorted and not was_sorted
+        gone = [each for each in alive if each.ended]
+        if gone:
+            pushed += 1
+            assert_first_to_go(gone[0], alive)
+            del alive[gone[0]]
+        if newcomer is not None:
+            alive[newcomer] = stage.loop.now_ms
+            if rng.random() < 0.5:
+                newcomer.peer = object()
+        # Now and then all but a few end.
+        while alive and rng.random() < (0.97 if number % 150 > 140 else 0.1):
+            each = rng.choice(list(alive))
+            stage.half_open.discard(each)
+            del alive[each]
+        assert stage.half_open.incoming == len(alive)
+    assert begun > 5
+    assert pushed > 500
+
+
+def assert_first_to_go(victim: Any, alive: dict[Any, int]) -> None:
+    """It is of the source that has the most, and the oldest of those who said nothing, if any."""
+    sizes = Counter(each.remote.host for each in alive)
+    assert sizes[victim.remote.host] == max(sizes.values())
+    silent = [
+        since
+        for each, since in alive.items()
+        if each.remote.host == victim.remote.host and each.peer is None
+    ]
+    assert (victim.peer is not None) if not silent else alive[victim] == min(silent)
+
+
+def test_calm_node_sorts_nothing_and_a_full_one_stops_when_half_its_slots_are_free() -> None:
+    stage = Stage(10)
+    taken = [stage.arrive(f"192.0.2.{number}") for number in range(10)]
+    assert not stage.half_open._sorted
+    taken.append(stage.arrive("198.51.100.1"))
+    assert stage.half_open._sorted
+    alive = [each for each in taken if not each.ended]
+    while len(alive) > 6:
+        stage.half_open.discard(alive.pop())
+    assert stage.half_open._sorted
+    stage.half_open.discard(alive.pop())
+    assert not stage.half_open._sorted
+    assert stage.half_open.incoming == 5
+
+
+def test_stream_without_an_address_is_forgotten_like_any_other() -> None:
+    stage = Stage(2)
+    alive: list[Any] = []
+    for _ in range(5):
+        nobody: Any = FakeNegotiation(stage, "192.0.2.1")
+        nobody.remote = None
+        stage.pass_time(1_000)
+        assert stage.half_open.admit_incoming(None, stage.loop.now_ms)
+        stage.half_open.add(nobody)
+        alive.append(nobody)
+    assert stage.half_open.evicted == 3
+    assert [each.ended for each in alive] == [True] * 3 + [False] * 2
 
 
 # -- the budget ----------------------------------------------------------------------------------
@@ -265,6 +340,6 @@ def test_whoever_proves_to_know_the_secret_costs_no_budget() -> None:
 )
 def test_this_machines_own_processes_have_no_budget(kind: EndpointKind, host: str) -> None:
     half_open = HalfOpen(10, 1)
-    remote = Endpoint.of_system(kind, host, 1)
+    remote = Endpoint.of_canonical(kind, host, 1)
     assert all(half_open.admit_incoming(remote, 0) for _ in range(100))
     assert half_open.over_budget == 0
