@@ -264,8 +264,8 @@ cdef class Connection(Source):
         if self.state == CLOSED or self._failure is not None:
             return
         self._failure = (code, text)
+        self._switch.loop.c_mark_dirty(self)  # first: it must end whatever is raised here
         self._leave_open()
-        self._switch.loop.c_mark_dirty(self)
 
     def abandon(self):
         """Close the stream's descriptor and nothing else: for the child after a fork."""
@@ -610,6 +610,9 @@ cdef class Connection(Source):
         self.c_on_ready(events)
 
     cdef int c_on_ready(self, int events) except -1:
+        if self._failure is not None:
+            # Its end was interrupted. What can be read, an error say, stays so: end it now.
+            return self._switch.loop.c_mark_dirty(self)
         if events & READ and not self._eof_in and self.state != CLOSED:
             self._receive()
         if events & WRITE:
@@ -1047,10 +1050,13 @@ cdef class Connection(Source):
 
     cdef int _fail_now(self) except -1:
         code, text = self._failure
-        self._leave_open()
-        if not self._eof_out and code != CLOSE_LOST and self._starts_whole():
-            self._say_why(code, text)
-        return self._finish(self._failure)
+        try:
+            self._leave_open()
+            if not self._eof_out and code != CLOSE_LOST and self._starts_whole():
+                self._say_why(code, text)
+        finally:
+            self._finish(self._failure)
+        return 0
 
     cdef bint _starts_whole(self) noexcept:
         """Whether no frame has left in part."""

@@ -98,7 +98,7 @@ cdef class Loop:
     cdef int _control(self, int fd, int old, int new) except -1
     cdef int _control_selector(self, int fd, int old, int new) except -1
     cdef int _grow(self, int fd) except -1
-    cdef void _drain(self) noexcept
+    cdef int _drain(self, long long timeout_ms) except -1
     cdef long long _next_deadline(self) except -2
     cdef int _run_turn(self, long long timeout_ms) except -1
     cdef int _turn(self, long long timeout_ms) except -1

@@ -17,7 +17,7 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.number cimport PyNumber_Index
 from cpython.ref cimport PyObject
-from libc.errno cimport EEXIST, EINTR, errno
+from libc.errno cimport EEXIST, EINTR, EPIPE, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -47,6 +47,7 @@ from netcore._fast.syscalls cimport (
     read,
     recv,
     send,
+    ssize_t,
     timerfd_create,
     timerfd_settime,
     timespec,
@@ -443,11 +444,18 @@ cdef class Loop:
         self._woken = True
         send(self._wake_fd, b"\0", 1, MSG_DONTWAIT | MSG_NOSIGNAL)
 
-    cdef void _drain(self) noexcept:
+    cdef int _drain(self, long long timeout_ms) except -1:
         cdef char bytes_of_no_interest[4096]
-        while recv(self._wake_in_fd, bytes_of_no_interest, 4096, MSG_DONTWAIT) == 4096:
-            pass
+        cdef ssize_t n = recv(self._wake_in_fd, bytes_of_no_interest, 4096, MSG_DONTWAIT)
+        cdef int error = errno if n < 0 else EPIPE
+        cdef bint failed = n <= 0
+        while n == 4096:
+            n = recv(self._wake_in_fd, bytes_of_no_interest, 4096, MSG_DONTWAIT)
         self._woken = False
+        if failed:
+            # It stays readable: without a pause every turn would find it so.
+            self._on_wait_failed(OSError(error, os.strerror(error)), timeout_ms)
+        return 0
 
     # -- how long hooks take -----------------------------------------------------------------------
 
@@ -634,7 +642,7 @@ cdef class Loop:
         self._wait_failures = 0
         for i in range(n):
             if self._ready[i].data.u64 == WAKE:
-                self._drain()
+                self._drain(timeout_ms)
             elif self._ready[i].data.u64 == TIMER:
                 read(self._timer_fd, &expired, sizeof(expired))
                 self._armed_ms = -1
@@ -705,7 +713,7 @@ cdef class Loop:
         for key, mask in events:
             data = key.data
             if data is self:
-                self._drain()
+                self._drain(timeout_ms)
             elif type(data) is tuple and len(data) == 3 and data[0] is self:
                 ready.append((data[1], data[2], mask))
         return ready

@@ -197,8 +197,8 @@ class Connection(Source):
         if self.state == CLOSED or self._failure is not None:
             return
         self._failure = (code, text)
+        self._switch.loop.mark_dirty(self)  # first: it must end whatever is raised here
         self._leave_open()
-        self._switch.loop.mark_dirty(self)
 
     def abandon(self) -> None:
         """Close the stream's descriptor and nothing else: for the child after a fork."""
@@ -369,6 +369,10 @@ class Connection(Source):
 
     def on_ready(self, events: int) -> None:
         """Receive once and handle what came; write when the stream has room again."""
+        if self._failure is not None:
+            # Its end was interrupted. What can be read, an error say, stays so: end it now.
+            self._switch.loop.mark_dirty(self)
+            return
         if events & READ and not self._eof_in and self.state != CLOSED:
             frames = self.frames_received
             self._receive()
@@ -593,10 +597,12 @@ class Connection(Source):
 
     def _fail_now(self) -> None:
         code, text = cast("tuple[int, str]", self._failure)
-        self._leave_open()
-        if not self._eof_out and code != wire.CLOSE_LOST and self._queue_starts_whole():
-            self._say_why(code, text)
-        self._finish(code, text)
+        try:
+            self._leave_open()
+            if not self._eof_out and code != wire.CLOSE_LOST and self._queue_starts_whole():
+                self._say_why(code, text)
+        finally:
+            self._finish(code, text)
 
     def _queue_starts_whole(self) -> bool:
         return not self._unsent and self._queue._current is None

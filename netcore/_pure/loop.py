@@ -23,6 +23,7 @@ Facts that this file relies on:
 from __future__ import annotations
 
 import contextlib
+import errno
 import operator
 import os
 import selectors
@@ -380,11 +381,21 @@ class Loop:
         with contextlib.suppress(OSError):  # full: readable anyway; closed: nobody waits
             self._wake_out.send(b"\0")
 
-    def _drain(self) -> None:
-        with contextlib.suppress(OSError):  # nothing left, or not now: it stays readable
-            while len(self._wake_in.recv(4096)) == 4096:
-                pass
+    def _drain(self, timeout_ms: int) -> None:
+        failure: OSError | None = None
+        try:
+            n = len(self._wake_in.recv(4096))
+            if not n:
+                failure = OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+        except OSError as error:
+            n, failure = 0, error
+        with contextlib.suppress(OSError):  # nothing left
+            while n == 4096:
+                n = len(self._wake_in.recv(4096))
         self._woken = False
+        if failure is not None:
+            # It stays readable: without a pause every turn would find it so.
+            self._on_wait_failed(failure, timeout_ms)
 
     # -- how long hooks take -----------------------------------------------------------------------
 
@@ -484,7 +495,7 @@ class Loop:
         self._wait_failures = 0
         for key, mask in events:
             if key.data is self:
-                self._drain()
+                self._drain(timeout)
             elif isinstance(key.data, _Entry):
                 ready.append((key.data, mask))
         return ready

@@ -382,6 +382,28 @@ def test_exception_of_on_closed_still_gives_everything_back(kernels: ModuleType)
         assert (conn.owner, rig.switch.connections(), out.calls) == (None, [], ["close"])
 
 
+@pytest.mark.parametrize("ends", ["their end", "our fail"])
+def test_exception_of_on_closing_does_not_keep_a_broken_link(
+    kernels: ModuleType, ends: str
+) -> None:
+    with Rig(kernels) as rig:
+        conn, theirs = rig.link()
+        sources = rig.loop.sources
+
+        def on_closing(*_: object) -> None:
+            raise ValueError("in on_closing")
+
+        rig.sink.on_closing = on_closing  # type: ignore[method-assign, assignment]
+        if ends == "their end":
+            theirs.close()  # can be read for ever: with the link the loop would never wait again
+        else:
+            with pytest.raises(ValueError, match="in on_closing"):
+                conn.fail(wire.CLOSE_LOST, "the stream ended")
+        rig.turn(2)
+        assert rig.sink.of("closed") == [(CONN_A, wire.CLOSE_LOST, "the stream ended")]
+        assert (rig.switch.connections(), rig.loop.sources) == ([], sources - 1)
+
+
 def test_channel_is_told_its_target_at_the_start(rig: Rig) -> None:
     conn, out = rig.channel(start=False)
     assert isinstance(out, Channel)

@@ -1390,3 +1390,27 @@ def test_wait_that_fails_for_good_comes_out(
         loop.run_once(0)
     assert (len(errors), loop.waits_failed) == (200, 201)
     errors.clear()
+
+
+@pytest.mark.parametrize("own_poller", [True, False])
+def test_wake_up_pair_that_cannot_be_read_does_not_spin(
+    kernels: ModuleType, errors: Errors, own_poller: bool
+) -> None:
+    with selectors.DefaultSelector() as selector:
+        loop = kernels.Loop(selector if own_poller else None, on_error=errors)
+        # Somebody ended it: it is readable from now on, and nothing comes out of it.
+        with socket.socket(fileno=os.dup(loop.wakeup_fd)) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+        done: list[int] = []
+        begun = time.monotonic()
+        for _ in range(5):
+            assert loop.run_once(None) == 0
+        assert time.monotonic() - begun >= 5 * 0.009  # each rests for 10 ms
+        loop.post(done.append, 1)
+        assert loop.run_once(None) == 1
+        assert (done, loop.waits_failed) == ([1], 6)
+        assert [(where, getattr(error, "errno", None)) for where, error in errors] == [
+            ("wait", errno.EPIPE)
+        ] * 6
+        errors.clear()
+        loop.close()
