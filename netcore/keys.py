@@ -29,9 +29,19 @@ def hkdf_sha256(key_material: bytes, info: bytes) -> bytes:
 
     Source: RFC 5869; one block of output is all that anybody here needs.
     """
+    return _expand(_extract(key_material), info)
+
+
+def _extract(key_material: bytes) -> bytes:
+    """Return the pseudo-random key; worth keeping where several keys come from it."""
     from hmac import digest
 
-    pseudo_random_key = digest(bytes(32), key_material, "sha256")
+    return digest(bytes(32), key_material, "sha256")
+
+
+def _expand(pseudo_random_key: bytes, info: bytes) -> bytes:
+    from hmac import digest
+
     return digest(pseudo_random_key, info + b"\x01", "sha256")
 
 
@@ -107,8 +117,9 @@ class Proofs:
         """
         if self._key is None:
             return None
-        key_i = hkdf_sha256(self._key, self._hash + b"i")
-        key_r = hkdf_sha256(self._key, self._hash + b"r")
+        pseudo_random_key = _extract(self._key)
+        key_i = _expand(pseudo_random_key, self._hash + b"i")
+        key_r = _expand(pseudo_random_key, self._hash + b"r")
         return kind(key_i, key_r) if initiator else kind(key_r, key_i)
 
 
