@@ -42,6 +42,11 @@ class Learned:
         self.direct: Metric | None = None
         self.received: dict[int, Metric] = {}
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is in use as the last resort only."""
+        return self.direct is not None and self.direct.is_last_resort
+
     def is_acceptable(self, place: int, metric: Metric) -> bool:
         """Return whether an entry of the neighbour breaks no rule; see ``apply_sync``."""
         if not 0 <= place < PLACES:

@@ -246,6 +246,11 @@ class Metric:
         penalty = min(1000, 10_000 // self.bandwidth_kbps) if self.bandwidth_kbps else 0
         return self.latency_ms + wire.HOP_COST_MS * len(self.hops) + penalty
 
+    @property
+    def is_last_resort(self) -> bool:
+        """Whether a link on the way is suspect; then any other way is better."""
+        return self.latency_ms >= wire.SUSPECT_LATENCY_MS
+
     def over(self, link: Metric) -> Metric:
         """Return this way prolonged by a link: what it costs from one hop further away.
 

@@ -157,9 +157,13 @@ def candidate_of(path: Path) -> Candidate:
     return *order, path.node_id, path.conn_id, path
 
 
-def as_alternate(candidate: Candidate, best: Path) -> tuple[bool, Candidate]:
-    """Return the order of alternates: those around the best one's neighbour come first."""
-    return best.node_id in candidate[5].metric.hops, candidate
+def as_alternate(candidate: Candidate, best: Path) -> tuple[bool, bool, Candidate]:
+    """Return the order of alternates: those around the best one's neighbour come first.
+
+    Ways over suspect links come last all the same.
+    """
+    metric = candidate[5].metric
+    return metric.is_last_resort, best.node_id in metric.hops, candidate
 
 
 def choose(candidates: Collection[Candidate]) -> tuple[Path, Path | None] | None:
