@@ -60,4 +60,6 @@ class Learned:
                 return False
         if len(hops) > wire.MAX_PATH_HOPS or self.local_node in hops or self.node_id in hops:
             return False
-        return len(set(hops)) == len(hops) and all(0 <= h <= wire.MAX_NODE_ID for h in hops)
+        if len(set(hops)) != len(hops):
+            return False
+        return not hops or (min(hops) >= 0 and max(hops) <= wire.MAX_NODE_ID)

@@ -256,10 +256,31 @@ class Metric:
 
         Latencies add up and saturate; bandwidth is the smaller known one.
         """
-        known = [b for b in (self.bandwidth_kbps, link.bandwidth_kbps) if b]
-        return Metric(
-            self.latency_ms + link.latency_ms, self.hops + link.hops, min(known, default=0)
+        latency_ms = self.latency_ms + link.latency_ms
+        mine, its = self.bandwidth_kbps, link.bandwidth_kbps
+        return metric_of_checked(
+            latency_ms if latency_ms < wire.MAX_U32 else wire.MAX_U32,
+            self.hops + link.hops,
+            min(mine, its) if mine and its else mine or its,
         )
+
+
+_new = object.__new__
+_put_latency_ms, _put_hops, _put_bandwidth_kbps = (
+    vars(Metric)[name].__set__ for name in ("latency_ms", "hops", "bandwidth_kbps")
+)
+
+
+def metric_of_checked(latency_ms: int, hops: tuple[int, ...], bandwidth_kbps: int) -> Metric:
+    """Return a metric of numbers that need no check, which would be most of what it costs.
+
+    Routers make one for every place that a neighbour announces, and one more for the way there.
+    """
+    metric = _new(Metric)
+    _put_latency_ms(metric, latency_ms)
+    _put_hops(metric, hops)
+    _put_bandwidth_kbps(metric, bandwidth_kbps)
+    return metric
 
 
 @final

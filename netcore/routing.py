@@ -41,6 +41,7 @@ from .router import (
     Path,
     RouterSync,
     RouterTable,
+    path_of,
 )
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ class LayeredRouter(RouterTable):
 
     def _learn(self, link: Learned, place: int) -> None:
         metric = link.received[place].over(link.metric)
-        self._choices.put(place, Path(link.conn_id, link.node_id, metric))
+        self._choices.put(place, path_of(link.conn_id, link.node_id, metric))
 
     def _offer(self, service: int, is_offered: bool) -> None:
         if (service in self._offered) is is_offered:
@@ -357,7 +358,8 @@ class LayeredRouter(RouterTable):
             return None
         if place < FIRST_SERVICE:
             layer = differing_layer(self.node_id, for_node)
-            if place >> 8 < layer or place == place_of(self.node_id, for_node):
+            at = layer << 8 | (for_node >> 8 * layer & 0xFF)  # the neighbour's own
+            if place >> 8 < layer or place == at:
                 return None
         best, other = chosen
         path = other if best.node_id == for_node else best
