@@ -9,12 +9,14 @@ Facts first:
   provider per link is known at most, and a farther one may be offering the service unseen.
 - Ways are listed here in the order of travel, the neighbour first; metrics and announcements list
   them from the destination.
+- A suspect link adds ``wire.SUSPECT_LATENCY_MS`` to a way. That is in its score and not in the
+  latency that is shown.
 """
 
 from __future__ import annotations
 
 from . import wire
-from ._typing import TYPE_CHECKING, Literal, final
+from ._typing import TYPE_CHECKING, Final, Literal, final
 from .ids import ServiceId, check_node_id
 from .router import FIRST_SERVICE, Path, candidate_of
 from .values import dataclass
@@ -37,6 +39,8 @@ __all__ = [
 ]
 
 Role = Literal["best", "alternate", "spare"]
+
+_LAST_RESORT: Final = "the last resort, a link on the way is suspect"
 
 
 @final
@@ -164,7 +168,7 @@ def known_nodes(router: LayeredRouter) -> list[KnownNode]:
         if way is None:
             continue  # what was said of it does not fit together, at this moment
         path = way.metric.hops[::-1]
-        latency_ms = way.metric.latency_ms if path[-1] == node_id else None
+        latency_ms = _latency_ms(way) if path[-1] == node_id else None
         if node_id in path:
             path = path[: path.index(node_id) + 1]
         found.append(
@@ -271,7 +275,7 @@ def _route(router: LayeredRouter, place: int) -> Route:
         is_local=is_local,
         via=None if used is None else used.node_id,
         alternate=None if used is None or other is None else other.node_id,
-        latency_ms=None if used is None else used.metric.latency_ms,
+        latency_ms=None if used is None else _latency_ms(used),
         bandwidth_kbps=None if used is None else used.metric.bandwidth_kbps or None,
         score=None if used is None else used.metric.score,
         candidates=tuple(
@@ -304,7 +308,7 @@ def _candidate(way: Path, role: Role, best: Path | None, is_local: bool) -> Rout
         via=way.node_id,
         conn_id=way.conn_id,
         path=metric.hops[::-1],
-        latency_ms=metric.latency_ms,
+        latency_ms=_latency_ms(way),
         bandwidth_kbps=metric.bandwidth_kbps or None,
         score=metric.score,
         role=role,
@@ -312,10 +316,16 @@ def _candidate(way: Path, role: Role, best: Path | None, is_local: bool) -> Rout
     )
 
 
+def _latency_ms(way: Path) -> int:
+    return way.metric.latency_ms % wire.SUSPECT_LATENCY_MS
+
+
 def _why(way: Path, role: Role, best: Path | None, is_local: bool) -> str:
     """Return what a way lost by, and what keeps it from being the alternate."""
     if role == "best" or best is None:
-        return "waits: this node offers the service" if is_local else "best"
+        if is_local:
+            return "waits: this node offers the service"
+        return f"best: {_LAST_RESORT}" if way.metric.is_last_resort else "best"
     if role == "spare" and candidate_of(way) < candidate_of(best):
         return "makes a hop that is said to be lost"
     reason = _lost_by(way, best)
@@ -331,6 +341,8 @@ def _why(way: Path, role: Role, best: Path | None, is_local: bool) -> str:
 def _lost_by(way: Path, best: Path) -> str:
     """Return what decided between two ways, in the order of ``router.candidate_of``."""
     mine, its = way.metric, best.metric
+    if mine.is_last_resort and not its.is_last_resort:
+        return _LAST_RESORT
     if mine.score != its.score:
         return f"score {mine.score} > {its.score}"
     if len(mine.hops) != len(its.hops):

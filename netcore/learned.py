@@ -42,6 +42,11 @@ class Learned:
         self.direct: Metric | None = None
         self.received: dict[int, Metric] = {}
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is in use as the last resort only."""
+        return self.direct is not None and self.direct.is_last_resort
+
     def is_acceptable(self, place: int, metric: Metric) -> bool:
         """Return whether an entry of the neighbour breaks no rule; see ``apply_sync``."""
         if not 0 <= place < PLACES:
@@ -55,4 +60,6 @@ class Learned:
                 return False
         if len(hops) > wire.MAX_PATH_HOPS or self.local_node in hops or self.node_id in hops:
             return False
-        return len(set(hops)) == len(hops) and all(0 <= h <= wire.MAX_NODE_ID for h in hops)
+        if len(set(hops)) != len(hops):
+            return False
+        return not hops or (min(hops) >= 0 and max(hops) <= wire.MAX_NODE_ID)

@@ -80,7 +80,7 @@ class SendPing(NamedTuple):  # made for every PING: a tuple costs a fifth of a d
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """Move the routes away; the socket stays."""
+    """Move the routes away where there are others; the socket stays."""
 
     key: int
 

@@ -246,15 +246,41 @@ class Metric:
         penalty = min(1000, 10_000 // self.bandwidth_kbps) if self.bandwidth_kbps else 0
         return self.latency_ms + wire.HOP_COST_MS * len(self.hops) + penalty
 
+    @property
+    def is_last_resort(self) -> bool:
+        """Whether a link on the way is suspect; then any other way is better."""
+        return self.latency_ms >= wire.SUSPECT_LATENCY_MS
+
     def over(self, link: Metric) -> Metric:
         """Return this way prolonged by a link: what it costs from one hop further away.
 
         Latencies add up and saturate; bandwidth is the smaller known one.
         """
-        known = [b for b in (self.bandwidth_kbps, link.bandwidth_kbps) if b]
-        return Metric(
-            self.latency_ms + link.latency_ms, self.hops + link.hops, min(known, default=0)
+        latency_ms = self.latency_ms + link.latency_ms
+        mine, its = self.bandwidth_kbps, link.bandwidth_kbps
+        return metric_of_checked(
+            latency_ms if latency_ms < wire.MAX_U32 else wire.MAX_U32,
+            self.hops + link.hops,
+            min(mine, its) if mine and its else mine or its,
         )
+
+
+_new = object.__new__
+_put_latency_ms, _put_hops, _put_bandwidth_kbps = (
+    vars(Metric)[name].__set__ for name in ("latency_ms", "hops", "bandwidth_kbps")
+)
+
+
+def metric_of_checked(latency_ms: int, hops: tuple[int, ...], bandwidth_kbps: int) -> Metric:
+    """Return a metric of numbers that need no check, which would be most of what it costs.
+
+    Routers make one for every place that a neighbour announces, and one more for the way there.
+    """
+    metric = _new(Metric)
+    _put_latency_ms(metric, latency_ms)
+    _put_hops(metric, hops)
+    _put_bandwidth_kbps(metric, bandwidth_kbps)
+    return metric
 
 
 @final

@@ -16,6 +16,9 @@ Facts first:
   fail over to a way that leads back, and hop lists are what frames really do.
 - Every score grows with every hop (``HOP_COST_MS``) and own ids in hop lists are refused, so the
   tables settle after any change: nothing counts to infinity.
+- A link that is suspect stays, with a metric that makes every way over it the last resort here and,
+  as it is announced like any other, everywhere. The hop is lost as far as others are concerned:
+  what they have announced over it so far is not true any more.
 - There is no clock and no calming here: the answer depends only on what was last set.
 """
 
@@ -38,6 +41,7 @@ from .router import (
     Path,
     RouterSync,
     RouterTable,
+    path_of,
 )
 
 if TYPE_CHECKING:
@@ -127,12 +131,15 @@ class LayeredRouter(RouterTable):
         Args:
             conn_id: The link.
             node_id: The neighbour at its other end.
-            metric: Of the link: its only hop is the neighbour.
+            metric: Of the link: its only hop is the neighbour. From ``wire.SUSPECT_LATENCY_MS``
+                on the link is suspect.
 
         Raises:
             LocalError: An id is out of range or this node's own, or the hops are not [node_id].
         """
         link = self._link(conn_id, node_id, metric)
+        if link.direct is not None and metric.is_last_resort and not link.direct.is_last_resort:
+            self._note_lost(link)
         link.direct = metric
         self._choices.put(link.place, Path(conn_id, node_id, metric))
         self._recompute(self._rebase(link, metric) | {link.place}, conn_id)
@@ -145,10 +152,7 @@ class LayeredRouter(RouterTable):
         touched = set(link.received)
         if link.direct is not None:
             touched.add(link.place)
-            # Nobody asks, perhaps: then it is not to grow for ever.
-            is_last = all(other.node_id != link.node_id for other in self._links.values())
-            if is_last and len(self._lost) < MAX_LOST:
-                self._lost.add(link.node_id)
+            self._note_lost(link)
         self._choices.distrust(conn_id)
         for place in touched:
             self._choices.remove(place, conn_id)
@@ -257,6 +261,17 @@ class LayeredRouter(RouterTable):
             link = self._links[conn_id] = Learned(conn_id, self.node_id, node_id, metric)
         return link
 
+    def _note_lost(self, link: Learned) -> None:
+        """Remember that a neighbour is lost unless another link to it is as good as this was."""
+        was_suspect = link.is_suspect
+        is_lost = all(
+            other is link or other.node_id != link.node_id or (other.is_suspect and not was_suspect)
+            for other in self._links.values()
+        )
+        # Nobody asks, perhaps: then it is not to grow for ever.
+        if is_lost and len(self._lost) < MAX_LOST:
+            self._lost.add(link.node_id)
+
     def _rebase(self, link: Learned, metric: Metric) -> set[int]:
         if metric == link.metric:
             return set()
@@ -267,7 +282,7 @@ class LayeredRouter(RouterTable):
 
     def _learn(self, link: Learned, place: int) -> None:
         metric = link.received[place].over(link.metric)
-        self._choices.put(place, Path(link.conn_id, link.node_id, metric))
+        self._choices.put(place, path_of(link.conn_id, link.node_id, metric))
 
     def _offer(self, service: int, is_offered: bool) -> None:
         if (service in self._offered) is is_offered:
@@ -343,7 +358,8 @@ class LayeredRouter(RouterTable):
             return None
         if place < FIRST_SERVICE:
             layer = differing_layer(self.node_id, for_node)
-            if place >> 8 < layer or place == place_of(self.node_id, for_node):
+            at = layer << 8 | (for_node >> 8 * layer & 0xFF)  # the neighbour's own
+            if place >> 8 < layer or place == at:
                 return None
         best, other = chosen
         path = other if best.node_id == for_node else best

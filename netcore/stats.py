@@ -69,7 +69,7 @@ class ConnectionStats:
         queued_bytes: Waiting to be sent.
         loss: Share of lost packets, where the transport knows it.
         over_use: Whether the transport sees congestion, where it knows.
-        suspect: No sign of life for a while; routes have moved away.
+        suspect: No sign of life for a while; routes have moved away where there are others.
         writable: The queue has room: a send would not be refused.
     """
 

@@ -215,4 +215,6 @@ SLOTS: Final = 256
 SERVICES: Final = 256
 MAX_PATH_HOPS: Final = 32
 HOP_COST_MS: Final = 10  # the reference's cost of one hop, in ms of latency
+#: What a suspect link adds to a way, more than all else that decides: the last resort.
+SUSPECT_LATENCY_MS: Final = 1_000_000
 UNKNOWN_LATENCY_MS: Final = 1_000  # of a link that was not measured yet: usable, but not preferred

@@ -22,8 +22,10 @@ Facts first:
 - Inwards, sequence numbers find what is missing, a digest every few seconds finds everything else;
   both lead to a request for the full state. A neighbour that says nothing at all for
   ``SILENCE_MS`` while its link lives is believed no longer, except that it is there.
-- A suspect link has no paths: they are withdrawn, and nothing is sent. Back alive, it starts over
-  with a full state in both directions.
+- A suspect link is the last resort, here and, as it is announced with what it costs now, for all
+  others, who hear at the same time that the hop is lost. Its neighbour is told nothing and not
+  heard; what it said before stands, except over hops that are named lost since. Back alive, the
+  link starts over with a full state in both directions.
 - Calm at the source: a link's latency changes only for a reason, see ``is_other_latency``.
 """
 
@@ -188,6 +190,8 @@ class RouterSyncService(NetworkBehavior):
     def hear_losses(self, losses: Mapping[Hop, int], allowance: Allowance, now_ms: int) -> None:
         """Take in which hops a neighbour names lost, before what changes with it."""
         self._end_doubts(now_ms)
+        for link in self._links.values():
+            link.forget_hops(losses)
         for hop, serial in losses.items():
             if not self._losses.is_news(hop, serial):
                 continue

@@ -119,8 +119,8 @@ class LinkSync(ConnectionHandler):
         if stats.suspect:
             if not self._is_suspect:
                 self._is_suspect = True
-                self._inbox.forget()
-                self._router.del_direct(self._agent.conn_id)
+                self._inbox.suspend()
+                self._set_direct()
         elif self._is_suspect:
             self._is_suspect = False
             self._needs_full = True
@@ -142,7 +142,26 @@ class LinkSync(ConnectionHandler):
         return True
 
     def _set_direct(self) -> None:
-        self._router.set_direct(self._agent.conn_id, self._node, self._metric)
+        if self._agent.is_open:  # the router has forgotten a link that is closing
+            self._router.set_direct(self._agent.conn_id, self._node, self._used_metric())
+
+    def _used_metric(self) -> Metric:
+        if not self._is_suspect:
+            return self._metric
+        return Metric(wire.SUSPECT_LATENCY_MS + self._metric.latency_ms, (self._node,))
+
+    def forget_hops(self, hops: Collection[Hop]) -> None:
+        """Believe no longer what a suspect link's neighbour said of these hops, which are lost.
+
+        It may know of that and cannot say so; when it speaks again it says what is true.
+        """
+        if self._is_suspect:
+            changes: dict[int, Metric | None] = dict.fromkeys(
+                self._inbox.forget_hops(hops, self._node)
+            )
+            if changes:
+                metric = self._used_metric()
+                self._router.apply_changes(self._agent.conn_id, self._node, metric, changes)
 
     # -- inwards --------------------------------------------------------------------------------
 

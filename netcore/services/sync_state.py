@@ -69,8 +69,18 @@ class Inbox:
     def forget(self) -> None:
         """Know nothing; what comes is believed from the next full state on."""
         self.known = EntrySet()
+        self.suspend()
+
+    def suspend(self) -> None:
+        """Keep what is known; what comes is believed from the next full state on."""
         self.is_synced = False
         self._pieces = None
+
+    def forget_hops(self, hops: Iterable[Hop], sender: int) -> dict[int, bytes | None]:
+        """Know no entry any more that makes one of these hops; return what changes."""
+        changes: dict[int, bytes | None] = dict.fromkeys(self.known.making(hops, sender))
+        self.known.apply(changes)
+        return changes
 
     def take_full(self, message: Full) -> dict[int, bytes | None]:
         """Take a piece in, and return what changes with it."""

@@ -38,7 +38,7 @@ from .. import wire
 from .._typing import Final, final
 from ..choices import Hop
 from ..errors import FrameError
-from ..route import Metric
+from ..route import Metric, metric_of_checked
 from ..router import PLACES
 from ..values import dataclass
 
@@ -128,7 +128,8 @@ def encode_entry(place: int, metric: Metric) -> bytes:
 def metric_of(entry: bytes) -> Metric:
     """Return the metric in an entry that ``decode`` has let pass."""
     _, count, latency_ms, bandwidth_kbps = _ENTRY.unpack_from(entry)
-    return Metric(latency_ms, struct.unpack_from(f">{count}I", entry, _ENTRY.size), bandwidth_kbps)
+    hops = struct.unpack_from(f">{count}I", entry, _ENTRY.size)
+    return metric_of_checked(latency_ms, hops, bandwidth_kbps)
 
 
 def hops_of(entry: bytes) -> tuple[int, ...]:

@@ -495,12 +495,14 @@ def test_lying_entries_are_refused_and_do_not_disturb_the_digest() -> None:
 # -- suspicion ------------------------------------------------------------------------------------
 
 
-def test_suspect_link_loses_its_paths_at_once_and_is_not_spoken_to() -> None:
+def test_suspect_link_is_the_last_resort_at_once_and_is_not_spoken_to() -> None:
     member, end = opened()
     end.receive(encode_full(0, {D: entry(D)})[0])
     end.measure(2, suspect=True)
-    assert member.router.next(B) is None
-    assert member.router.next(D) is None
+    for node in (B, D):
+        path = member.router.next_path(node)
+        assert path is not None
+        assert path.metric.is_last_resort
     end.measure(2, suspect=True)
     member.router.register_service(7)
     end.receive(encode_delta(1, {E: entry(E)})[0])
@@ -524,6 +526,29 @@ def test_link_back_alive_starts_over_in_both_directions() -> None:
     assert list(full.entries) == [FIRST_SERVICE + 7]
     end.receive(encode_full(5, {D: entry(D)})[0])
     assert member.router.next(D) == (0x200, B)
+
+
+def test_link_back_alive_loses_what_the_neighbour_says_no_more() -> None:
+    member, end = opened()
+    end.receive(encode_full(0, {D: entry(D), E: entry(E)})[0])
+    end.measure(2, suspect=True)
+    member.clock.advance(1_000)
+    end.measure(2)
+    assert member.router.next(E) == (0x200, B)  # until it has spoken
+    end.receive(encode_full(5, {D: entry(D)})[0])
+    assert member.router.next(E) is None
+    path = member.router.next_path(D)
+    assert path is not None
+    assert not path.metric.is_last_resort
+
+
+def test_link_that_is_closing_does_not_come_back_as_a_suspect_one() -> None:
+    member, end = opened()
+    end.agent.is_open = False
+    member.router.del_direct(0x200)  # as the plane does when a link begins to close
+    end.measure(2, suspect=True)
+    end.measure(2)
+    assert member.router.next(B) is None
 
 
 def test_link_suspect_twice_in_a_second_asks_again_when_that_is_over() -> None:
@@ -652,6 +677,49 @@ def test_random_network_forgets_a_closed_link(seed: int) -> None:
             link["conn_id"] for link in json.loads(json.dumps(net.router(node).dump()))["links"]
         ]
         assert conn not in known
+
+
+def walk(net: SyncNet, start: int, dest: int) -> tuple[str, list[tuple[int, int]]]:
+    """Follow the tables as a frame would; return how it ends, and the hops."""
+    neighbours = {end.agent.conn_id: key for key, end in net.ends.items()}
+    hops: list[tuple[int, int]] = []
+    at, came_from = start, wire.NO_NODE
+    while at != dest:
+        action, conn, node = net.router(at).table.path_to_node(dest, came_from)
+        if action != wire.ACTION_NEXT or node == came_from or len(hops) > 64:
+            return "lost", hops
+        assert neighbours[conn] == (at, node)
+        hops.append((at, node))
+        at, came_from = node, at
+    return "local", hops
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_network_uses_suspect_links_where_there_is_no_other_way(seed: int) -> None:
+    rnd, links, net = network(seed)
+    net.clock.advance(3_000)
+    silent = set(
+        rnd.sample([(a, b) for a in links for b in links[a] if a < b], rnd.choice((1, 1, 2)))
+    )
+    silent |= {(b, a) for a, b in silent}
+    for a, b in silent:
+        net.ends[a, b].agent.lose = lambda payload: True
+        net.ends[a, b].measure(links[a][b], suspect=True)
+    net.clock.advance(3_000)
+    healthy = {a: [b for b in links[a] if (a, b) not in silent] for a in links}
+    for start in links:
+        near = {start}
+        for _ in links:
+            near |= {b for a in near for b in healthy[a]}
+        for dest in links:
+            end, hops = walk(net, start, dest)
+            assert end == "local", (start, dest, hops)
+            assert bool(silent & set(hops)) is (dest not in near)
+    for a, b in silent:
+        net.ends[a, b].agent.lose = lambda payload: False
+        net.ends[a, b].measure(links[a][b])
+    net.clock.advance(3_000)
+    check_converged(links, net)
 
 
 @pytest.mark.parametrize("seed", range(15))

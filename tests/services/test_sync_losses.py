@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from netcore import wire
 from netcore.route import Metric
 from netcore.routing import FIRST_SERVICE
 from netcore.services.sync_losses import (
@@ -119,12 +120,43 @@ def test_lost_link_is_not_named_while_another_one_to_the_same_node_is_left() -> 
 def test_suspect_link_is_named_lost_and_used_again_when_it_lives() -> None:
     member, [one, two] = star(B, C)
     one.measure(2, suspect=True)
-    assert lost(taken(member, two)) == [({(B, A): NOW_MS}, {})]
+    # In the same message: it is the last resort, for whoever has nothing else.
+    last_resort = Metric(wire.SUSPECT_LATENCY_MS + 2, (B,))
+    assert lost(taken(member, two)) == [({(B, A): NOW_MS}, {B: encode_entry(B, last_resort)})]
     member.clock.advance(20)
     one.measure(2)
     [delta] = taken(member, two)
     assert isinstance(delta, Delta)
     assert delta.entries == {B: encode_entry(B, Metric(2, (B,)))}
+
+
+def test_suspect_link_is_not_named_lost_while_another_one_to_the_same_node_lives() -> None:
+    member, [one, two] = star(B, C)
+    again = member.new_end(0x201, B, 8)
+    again.open()
+    member.clock.advance(100)
+    taken(member, two)
+    one.measure(2, suspect=True)
+    member.clock.advance(100)
+    assert not any(isinstance(message, Lost) for message in taken(member, two))
+    again.close()  # and with it the last one that is better than suspect
+    assert [losses for losses, _ in lost(taken(member, two))] == [{(B, A): NOW_MS + 200}]
+    member.clock.advance(300)
+    one.close()
+    assert [losses for losses, _ in lost(taken(member, two))] == [{(B, A): NOW_MS + 500}]
+    assert member.router.next(B) is None
+
+
+def test_what_a_silent_neighbour_said_of_a_hop_that_is_lost_is_not_the_last_resort() -> None:
+    member, [one, two] = star(B, C)
+    said = {D: entry(D), 9: entry(9, D), 10: entry(10)}
+    one.receive(encode_delta(1, said)[0])
+    one.measure(2, suspect=True)
+    assert [n for n in said if member.router.next(n)] == [D, 9, 10]
+    two.receive(encode_lost(1, {(9, D): 7}, {})[0])
+    member.clock.advance(5_000)  # long after the doubt has ended
+    assert [n for n in said if member.router.next(n)] == [D, 10]
+    member.router.check()
 
 
 def test_link_that_flaps_is_named_at_a_bounded_rate() -> None:

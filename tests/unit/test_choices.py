@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from netcore import wire
 from netcore.explain import known_routes
 from netcore.route import Metric
 from netcore.routing import MAX_LOST, LayeredRouter
@@ -146,3 +147,35 @@ def test_random_doubts_leave_what_follows_from_what_is_known(seed: int) -> None:
         elif rnd.random() < 0.3:
             router.del_direct(conn)
         router.check()
+
+
+# -- the last resort ------------------------------------------------------------------------------
+
+
+def test_alternate_over_a_suspect_link_comes_behind_one_that_visits_the_best_neighbour() -> None:
+    router = LayeredRouter(1)
+    suspect = wire.SUSPECT_LATENCY_MS + 1
+    for conn, node, ms, hops in (
+        (TO_2, 2, 1, (9,)),
+        (TO_3, 3, 1, (9, 2)),
+        (0x104, 4, suspect, (9,)),
+    ):
+        router.set_direct(conn, node, Metric(ms, (node,)))
+        router.apply_changes(conn, node, Metric(ms, (node,)), {9: Metric(1, hops)})
+    best, other = router.chosen(9)
+    assert best is not None
+    assert other is not None
+    assert (best.node_id, other.node_id) == (2, 3)
+    router.check()
+    router.set_direct(TO_2, 2, Metric(suspect, (2,)))
+    router.set_direct(TO_3, 3, Metric(suspect, (3,)))
+    assert router.take_lost() == {2, 3}
+    best, other = router.chosen(9)
+    assert best is not None
+    assert other is not None
+    assert (best.node_id, other.node_id) == (2, 4)
+    router.set_direct(TO_2, 2, Metric(suspect + 7, (2,)))
+    assert router.take_lost() == set()  # it was suspect before
+    router.del_direct(TO_2)
+    assert router.take_lost() == {2}
+    router.check()

@@ -112,6 +112,25 @@ def test_reason_is_the_first_difference_in_the_order_of_the_choice(
     assert reasons(router, "node 5") == [(10, "best"), (20, why)]
 
 
+def test_last_resort_says_so_and_shows_what_the_way_takes() -> None:
+    router = linked((10, B, wire.SUSPECT_LATENCY_MS + 5), (20, C, 5))
+    told(router, 10, B, wire.SUSPECT_LATENCY_MS + 5, E, Metric(15, (E,)))
+    told(router, 20, C, 5, D, Metric(3, (D,)))
+    told(router, 20, C, 5, B, Metric(wire.SUSPECT_LATENCY_MS + 1, (B,)))
+    last_resort = "the last resort, a link on the way is suspect"
+    assert reasons(router, "node 5") == [(10, f"best: {last_resort}")]
+    assert reasons(router, "node 2") == [
+        (10, f"best: {last_resort}"),
+        (20, f"alternate: score {wire.SUSPECT_LATENCY_MS + 26} > {wire.SUSPECT_LATENCY_MS + 15}"),
+    ]
+    told(router, 20, C, 5, E, Metric(3_000, (E,)))
+    assert reasons(router, "node 5") == [(20, "best"), (10, f"alternate: {last_resort}")]
+    assert route_to(router, "node 2").latency_ms == 5
+    assert [way.latency_ms for way in route_to(router, "node 5").candidates] == [3_005, 20]
+    latencies = {node.node_id: node.latency_ms for node in known_nodes(router)}
+    assert latencies == {B: 5, C: 5, D: 8, E: 3_005}
+
+
 def test_shorter_way_through_the_best_neighbour_is_no_alternate_and_says_so() -> None:
     router = linked((10, B, 1), (20, C, 1), (30, D, 50))
     told(router, 10, B, 1, E, Metric(1, (E,)))
