@@ -56,6 +56,14 @@ def _newest_source(source: Path) -> float:
     return max(path.stat().st_mtime for path in seen)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is the same whichever backend netcore itself has chosen."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and "backend" in callspec.params:
+            item.add_marker(pytest.mark.own_backend)
+
+
 @pytest.fixture(params=["pure", "fast"])
 def backend(request: pytest.FixtureRequest) -> _backend.BackendName:
     """Name a backend; "fast" is skipped where not built, unless NETCORE_PURE=0 demands it."""
