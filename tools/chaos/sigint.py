@@ -144,6 +144,8 @@ def one_life(backend: str, fds: int) -> dict[str, object]:
 def main() -> None:
     """Live again and again; a signal that comes between two lives is noted too."""
     logging.disable()
+    # A shell that starts us in the background has it ignored, and so would each life.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     backend = sys.argv[1]
     one_life(backend, open_fds())
     gc.collect()
