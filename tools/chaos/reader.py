@@ -14,7 +14,6 @@ from typing import Any
 
 from netcore.cli.screen import Screen
 from netcore.config import SEND_QUEUE_POLICIES
-
 from tools.build import fast_is_built
 
 from . import brokers
