@@ -72,7 +72,10 @@ cdef enum:
 cdef enum:
     READ_CHUNK_KIB = 128        # of one read: what it brings is handled while it is in the cache
     LEAST_PORTION_KIB = 4
-    HOOKS_PER_READ = 1024       # about: more keep the other links waiting
+    HOOKS_PER_READ = 1024       # about: more keep timers and writes waiting
+    HOOKS_IN_COMPANY = 128      # about: more keep the links waiting that bring little
+    LITTLE_BYTES = 16384
+    COMPANY_READS = 64          # such links count for so many reads of one that brings much
     WRITE_CHUNK_BYTES = 262144  # handed to one write of a channel
 
 
@@ -94,6 +97,8 @@ cdef class Hub(Source):
     cdef object _sink
     cdef bint _busy                         # frames are being parsed
     cdef uint32_t _hooks                    # called, for small frames that came
+    cdef const void* _heavy                 # the link that brought much last; only compared
+    cdef uint32_t _company                  # reads of it that are to be short, for the others
     cdef uint8_t* _buffer                   # of _buffer_bytes; NULL until something is received
     cdef size_t _buffer_bytes
     cdef uint8_t* _spare_out                # for sealed records, while no link has it

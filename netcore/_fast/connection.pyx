@@ -673,13 +673,25 @@ cdef class Connection(Source):
     cdef void _adapt(self, size_t n, uint32_t hooks) noexcept:
         """Ask for what holds about as many messages as a turn has time for; n bytes held so many.
 
-        It is messages that take time. A relay looks at frames, and copies what it reads.
+        It is messages that take time. A relay looks at frames, and copies what it reads. While
+        other links bring little, and so wait for an answer, the one that brings much takes less
+        at a time: a turn costs it a few microseconds, and each of the others waits for all of it.
         """
+        cdef Hub switch = self._switch
+        cdef uint32_t most = HOOKS_PER_READ
         cdef size_t fits
-        if hooks > HOOKS_PER_READ:
-            fits = n * HOOKS_PER_READ // hooks >> 10
+        if hooks > HOOKS_IN_COMPANY:
+            switch._heavy = <const void*>self
+        if switch._heavy != <const void*>self:
+            if n < LITTLE_BYTES:
+                switch._company = COMPANY_READS
+        elif switch._company != 0:
+            switch._company -= 1
+            most = HOOKS_IN_COMPANY
+        if hooks > most:
+            fits = n * most // hooks >> 10
             self._portion_kib = <uint8_t>max(fits, <size_t>LEAST_PORTION_KIB)
-        elif hooks < HOOKS_PER_READ // 2:
+        elif hooks < most // 2:
             self._portion_kib = <uint8_t>min(2 * self._portion_kib, READ_CHUNK_KIB)
 
     cdef int _receive_records(self, uint8_t* buffer) except -1:

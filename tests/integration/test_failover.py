@@ -11,7 +11,7 @@ from tools.failover.__main__ import is_wanted, main
 from tools.failover.calm import Run
 from tools.failover.contenders import CONTENDERS
 from tools.failover.layout import DIAMOND
-from tools.failover.trial import FAULTS, Record, Trial
+from tools.failover.trial import FAULTS, HIT_NOTHING, Record, Trial
 from tools.netlab import Shape, why_not
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -19,7 +19,11 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="re
 
 def heal(fault: str, *, isolated: bool) -> Record:
     """Return what a diamond of netcore nodes made of a fault."""
-    record = Trial(CONTENDERS["netcore"], DIAMOND, FAULTS[fault], 0, isolated).run()
+    # On a busy machine traffic may have left the victim just before: that trial says nothing.
+    for number in range(4):
+        record = Trial(CONTENDERS["netcore"], DIAMOND, FAULTS[fault], number, isolated).run()
+        if HIT_NOTHING not in record.error:
+            break
     assert record.error == ""
     assert record.recovered
     assert record.again == 0
@@ -36,7 +40,6 @@ def test_messages_flow_again_after_a_link_was_dropped_silently() -> None:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    # How long it took says nothing here: on a busy machine traffic may have left that link before.
     heal("drop", isolated=True)
 
 

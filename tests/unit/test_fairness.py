@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from netcore import SendQueueFullError, _backend, wire
+from support.backends import fast_is_built
 from support.sinks import NODE_B, Rig, direct, frame, read_all, to_node
 
 BUDGET = 16_384
@@ -257,6 +258,22 @@ def test_small_frames_are_taken_in_portions_where_each_costs_a_call() -> None:
         assert 64 < max(most[6:]) <= 2 * 256
         sizes = [flood_turn(rig, flooder, direct(bytes(100_000)), frames=False) for _ in range(80)]
         assert max(sizes[-6:]) == 1 << 16
+
+
+@pytest.mark.skipif(not fast_is_built(), reason="compiled kernels not built")
+def test_compiled_kernels_take_less_of_a_flood_while_other_links_wait() -> None:
+    with Rig(_backend.load("fast"), read_budget_bytes=1 << 17) as rig:
+        flooder, polite = Neighbour(rig, FLOODER), Neighbour(rig, 0x20)
+        flood = direct(b"f" * 50) * 300
+        alone = [flood_turn(rig, flooder, flood, frames=True) for _ in range(12)]
+        assert max(alone[6:]) > 512
+        beside = []
+        for _ in range(12):
+            polite.send(direct(b"polite"))
+            beside.append(flood_turn(rig, flooder, flood, frames=True))
+        assert 32 < max(beside[3:]) <= 2 * 128
+        again = [flood_turn(rig, flooder, flood, frames=True) for _ in range(90)]
+        assert max(again[-6:]) > 512  # nobody waits any more
 
 
 def flood_turn(rig: Rig, flooder: Neighbour, flood: bytes, *, frames: bool) -> int:

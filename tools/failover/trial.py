@@ -28,6 +28,8 @@ SHORTEST_GAP_MS: Final = 6.0  # kept for the plots
 AFTERMATH_S: Final = 0.3  # what a fault may still cause once messages flow again
 #: Nobody notices mere silence so soon: a shorter gap means that messages had just changed ways.
 NOTICED_MS: Final = 100.0
+#: How the error of a trial begins whose fault changed nothing.
+HIT_NOTHING: Final = "the fault hit nothing that was in use"
 GONE_S: Final = 0.3  # between the death of a relay and its restart
 
 
@@ -245,7 +247,7 @@ class Trial:
             record.before_ms = longest_gap_ms(undisturbed, before_ns, since_ns)
             record.ms = longest_gap_ms(stamps, since_ns, until_ns)
             if self._fault.key in ("stop", "drop") and record.ms < NOTICED_MS:
-                raise StageError(f"the fault hit nothing that was in use: {record.ms:.1f} ms")
+                raise StageError(f"{HIT_NOTHING}: {record.ms:.1f} ms")
         record.gaps = [
             (round(begin, 1), round(length, 1))
             for begin, length in gaps(stamps, since_ns, until_ns, SHORTEST_GAP_MS)
