@@ -55,9 +55,9 @@ MEMCHECK_TESTS = [
 FAST_ONLY = "not pure"
 #: Under valgrind none of those, either, that do the same at random many times, on both backends.
 FEW_ONLY = "not pure and not twins_agree and not both_twins and not random and not sizes"
-FOUND_EXIT = 99
 #: Of a sanitizer's log, and of valgrind's: the latter has nothing but findings.
 FOUND = re.compile(r"ERROR|runtime error|^==\d+== ", re.M)
+VALGRIND = re.compile(r"==\d+== ")
 SUPPRESSION = re.compile(r"^\{\n.*?^\}\n", re.M | re.S)
 
 
@@ -130,7 +130,15 @@ def _runtime(name: str) -> str:
 def _findings(logs: Path) -> list[str]:
     """Return what the instrument wrote, of this process and of its children."""
     texts = [path.read_text("utf-8", "replace") for path in sorted(logs.iterdir())]
-    return [text for text in texts if FOUND.search(text)]
+    return [text for text in map(_ours, texts) if FOUND.search(text)]
+
+
+def _ours(text: str) -> str:
+    """Leave out of valgrind's log what has none of our C in its stack: CPython did that alone."""
+    if not VALGRIND.match(text):
+        return text
+    blocks = re.split(r"^==\d+== *\n", text, flags=re.M)
+    return "".join(block for block in blocks if "__pyx_" in block)
 
 
 # -- valgrind --------------------------------------------------------------------------------------
@@ -141,7 +149,6 @@ def _valgrind(logs: Path, suppressions: Path) -> list[str]:
         "valgrind",
         "--tool=memcheck",
         "--leak-check=no",  # AddressSanitizer finds leaks in a tenth of the time
-        "--error-exitcode=" + str(FOUND_EXIT),
         "--num-callers=30",
         f"--suppressions={suppressions}",
         f"--log-file={logs}/valgrind",
