@@ -12,15 +12,24 @@ if TYPE_CHECKING:
     from ._backend import kernels
     from .host import Host
     from .plane import Plane
+    from .process import HeldInterrupt
 
 __all__ = ["say_goodbye"]
 
 #: Turns of the loop that are made at most when time is not real.
 MAX_VIRTUAL_TURNS: Final = 1_000
+#: An interrupt wakes the loop; but not when it comes just before the wait.
+LOOK_MS: Final = 50
 
 
 def say_goodbye(
-    plane: Plane, host: Host, loop: kernels.Loop, timeout_s: float, *, virtual: bool
+    plane: Plane,
+    host: Host,
+    loop: kernels.Loop,
+    timeout_s: float,
+    *,
+    held: HeldInterrupt,
+    virtual: bool,
 ) -> None:
     """Accept nothing more, end every link, and wait until the neighbours have what was queued.
 
@@ -29,14 +38,15 @@ def say_goodbye(
         host: Likewise.
         loop: Likewise.
         timeout_s: Afterwards the links are ended all the same.
+        held: Once it has come there is no waiting.
         virtual: Time does not pass by itself.
     """
     try:
         host.stop_accepting()
         for link in plane.links:
             link.conn.close(wire.CLOSE_SHUTDOWN, "the node is going away")
-        _await_neighbours(plane, loop, timeout_s, virtual=virtual)
-    except BaseException as exc:  # Ctrl-C: not a moment longer, but every link gets its hooks
+        _await_neighbours(plane, loop, timeout_s, held, virtual=virtual)
+    except BaseException as exc:  # of a second Ctrl-C: every link gets its hooks
         plane.hold_interrupt(exc)
         host.stop_accepting()  # what it had not come to yet
     for link in plane.links:
@@ -44,12 +54,14 @@ def say_goodbye(
     loop.run_once(0)
 
 
-def _await_neighbours(plane: Plane, loop: kernels.Loop, timeout_s: float, *, virtual: bool) -> None:
+def _await_neighbours(
+    plane: Plane, loop: kernels.Loop, timeout_s: float, held: HeldInterrupt, *, virtual: bool
+) -> None:
     deadline = time.monotonic() + timeout_s
     turns = 0
     while len(plane.links) and not (virtual and turns >= MAX_VIRTUAL_TURNS):
-        left = deadline - time.monotonic()
+        left = 0 if held.came else deadline - time.monotonic()
         if left <= 0 and turns:  # one turn in any case: it writes what can be written
             break
-        loop.run_once(0 if virtual else milliseconds(left))
+        loop.run_once(0 if virtual else min(milliseconds(left), LOOK_MS))
         turns += 1

@@ -7,7 +7,7 @@ from _thread import get_ident  # threading's, without importing all of it
 from collections.abc import Callable, Sequence
 
 from . import _backend, wire
-from ._typing import TYPE_CHECKING, Literal, final
+from ._typing import TYPE_CHECKING, Final, Literal, final
 from .address import NodeAddr, is_loopback, parse_addr
 from .agent import BehaviorAgent
 from .behavior import NetworkBehavior
@@ -38,12 +38,16 @@ if TYPE_CHECKING:
 
     from .explain import KnownNode, KnownService, Route
     from .hooks import Observer
+    from .process import HeldInterrupt
     from .routing import LayeredRouter
     from .transport import Transport
 
 __all__ = ["Node"]
 
 BackendName = Literal["fast", "pure"]
+
+#: For the goodbyes of a ``with`` block that Ctrl-C ended.
+HURRY_S: Final = 0.05
 
 
 @final
@@ -523,7 +527,10 @@ class Node:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self.close(HURRY_S)
+        else:
+            self.close()
 
     def _close_if_asked(self) -> None:
         if self._close_in_turn is not None and not self._closed:
@@ -531,23 +538,28 @@ class Node:
             self._close_now(timeout_s)
 
     def _close_now(self, timeout_s: float) -> None:
+        from .process import HeldInterrupt, forget_fork
+
+        # Half closed it would stay so: who closes it again finds it closed.
+        with HeldInterrupt(self._loop.wake) as held:
+            self._close_held(timeout_s, held)
+            forget_fork(self)
+            self._plane.raise_interrupt()
+
+    def _close_held(self, timeout_s: float, held: HeldInterrupt) -> None:
         if not self._started and self._plane.dials > self._plane.dials_failed:
             self._start()  # conn ids were given out: their hooks are still owed
         self._closed = True
         self._plane.refuse_new()
         self._take_steps(
             lambda: say_goodbye(
-                self._plane, self._host, self._loop, timeout_s, virtual=self._virtual
+                self._plane, self._host, self._loop, timeout_s, held=held, virtual=self._virtual
             ),
             self._plane.stop,
             lambda: self._switch.refuse_sends(NodeClosedError()),
             self._switch.drop_local,
             self._loop.close,
         )
-        from .process import forget_fork
-
-        forget_fork(self)
-        self._plane.raise_interrupt()
 
     def _take_steps(self, *steps: Callable[[], object]) -> None:
         """Take each step whatever becomes of those before it, Ctrl-C included; that is kept."""

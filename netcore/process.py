@@ -13,7 +13,7 @@ from ._typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["Forkable", "forget_fork", "stop_on_signals", "watch_fork"]
+__all__ = ["Forkable", "HeldInterrupt", "forget_fork", "stop_on_signals", "watch_fork"]
 
 
 @contextmanager
@@ -49,6 +49,54 @@ def stop_on_signals(stop: Callable[[], None], wakeup_fd: int) -> Iterator[None]:
             handler = old[number]
             # None: it was not installed by Python, and cannot be put back by it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class HeldInterrupt:
+    """Holds SIGINT back while something is done that must not stay half done; a context manager.
+
+    A KeyboardInterrupt comes between any two steps. Held back, its handler is called at the end;
+    unless what was done has raised something itself. In other threads than the main one, and where
+    no handler is set, nothing is held.
+
+    Attributes:
+        came: There was one: hurry. The next one is not held back.
+    """
+
+    __slots__ = ("_handler", "_wake", "came")
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        """Prepare.
+
+        Args:
+            wake: Called by the signal handler, to end a wait.
+        """
+        self.came = False
+        self._wake = wake
+        self._handler: Callable[[int, FrameType | None], object] | None = None
+
+    def __enter__(self) -> HeldInterrupt:
+        if threading.current_thread() is threading.main_thread():
+            import signal
+
+            handler = signal.getsignal(signal.SIGINT)
+            if callable(handler):
+                self._handler = handler
+                signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if self._handler is not None:
+            import signal
+
+            signal.signal(signal.SIGINT, self._handler)
+            if self.came and exc_type is None:
+                self._handler(signal.SIGINT, None)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.came and self._handler is not None:
+            self._handler(signum, frame)
+        self.came = True
+        self._wake()
 
 
 class Forkable(Protocol):

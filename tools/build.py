@@ -87,6 +87,17 @@ def build(switches: dict[str, str]) -> None:
         runpy.run_path("setup.py", run_name="__main__")
 
 
+def fast_is_built() -> bool:
+    """Say whether the compiled kernels are there; broken ones raise."""
+    from netcore import _backend
+
+    try:
+        _backend.load("fast")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
 # -- builds for an instrument ----------------------------------------------------------------------
 
 

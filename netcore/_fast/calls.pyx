@@ -127,7 +127,10 @@ cdef tuple NOT_GIVEN = (SendQueueFullError, QueueFullError, MessageTooBigError)
 
 cdef bytes cut_text(object text):
     """Return at most 200 bytes of UTF-8, never cut inside a character."""
-    cdef bytes data = text.encode("utf-8", "replace")
+    cdef bytes data
+    if not isinstance(text, str):
+        raise TypeError(f"text must be str, not {type(text).__name__}")
+    data = text.encode("utf-8", "replace")
     if PyBytes_GET_SIZE(data) <= MAX_REASON_BYTES:
         return data
     return data[:MAX_REASON_BYTES].decode("utf-8", "ignore").encode()

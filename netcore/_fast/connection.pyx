@@ -157,6 +157,15 @@ cdef class Hub(Source):
         raise NotImplementedError
 
 
+cdef int _descriptor_of(object sock) except? -1:
+    """Take the descriptor of a socket, whatever is none is a TypeError."""
+    try:
+        detach = sock.detach
+    except AttributeError:
+        raise TypeError(f"sock must be a socket, not {type(sock).__name__}") from None
+    return detach()
+
+
 @cython.auto_pickle(False)
 @cython.final
 cdef class Connection(Source):
@@ -189,7 +198,7 @@ cdef class Connection(Source):
         self._portion_kib = READ_CHUNK_KIB
         self._handlers = ()
         # Last: nothing may fail once the descriptor is ours.
-        self._sock_fd = -1 if sock is None else sock.detach()
+        self._sock_fd = -1 if sock is None else _descriptor_of(sock)
 
     def __dealloc__(self):
         if self._portion_kib != 0:  # else the constructor did not come to run, and 0 is stdin

@@ -164,7 +164,7 @@ cdef class Loop:
     ):
         """Make a loop."""
         if self._sources is not None:
-            raise RuntimeError("the loop is initialised already")
+            raise TypeError("the loop is initialised already")
         self._max_posts = to_int64(max_posts)
         if self._max_posts < 1:
             raise ValueError(f"max_posts must be 1 or more, not {max_posts}")

@@ -1,3 +1,4 @@
+# cython: overflowcheck=True
 """What is known about one link, as plain numbers: a few hundred bytes less per idle link."""
 
 cimport cython

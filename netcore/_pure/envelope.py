@@ -99,6 +99,8 @@ def encode_error(call_id: int, code: int, text: bytes) -> bytes:
 
 def cut_text(text: str) -> bytes:
     """Return at most 200 bytes of UTF-8, never cut inside a character."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be str, not {type(text).__name__}")
     data = text.encode("utf-8", "replace")
     if len(data) <= wire.MAX_REASON_BYTES:
         return data

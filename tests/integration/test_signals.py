@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
-from netcore import Node
+from netcore import BehaviorAgent, ConnectionSender, NetworkBehavior, Node
 from netcore._backend import BackendName
 from support.nodes import DEADLINE_S
 from support.processes import Child, Processes, processes
+from tools.chaos.victim import open_fds
 
 #: From the signal to the end of the process on a busy machine, the interpreter's own end included.
 SOON_S = 2.0
 LONG_MS = 3_600_000
+
+TraceFunction = Callable[[FrameType, str, Any], Any]
 
 #: A node that says when it is stopped; it does nothing by itself for hours.
 PROGRAM = """
@@ -245,6 +252,105 @@ def test_run_in_this_process_restores_handlers_when_stopped_by_another_thread(
         node.run()
         stopper.join()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+class Interruption:
+    """Sends SIGINT to this process at one of the lines that netcore comes by."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.lines = 0
+
+    def trace(self, frame: FrameType, event: str, arg: object) -> TraceFunction | None:
+        if f"{os.sep}netcore{os.sep}" not in frame.f_code.co_filename:
+            return None
+        self.lines += event == "line"
+        if event == "line" and self.lines == self.at:
+            signal.raise_signal(signal.SIGINT)
+        return self.trace
+
+
+class Farewell(NetworkBehavior):
+    """Notes its end and that of its links."""
+
+    service_id = 1
+
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+
+    def on_incoming_connection_disconnected(
+        self, agent: BehaviorAgent, conn: ConnectionSender
+    ) -> None:
+        self.ends.append("link")
+
+    on_outgoing_connection_disconnected = on_incoming_connection_disconnected
+
+    def on_stopped(self, agent: BehaviorAgent) -> None:
+        self.ends.append("stopped")
+
+
+def close_interrupted_at(backend: BackendName, at: int) -> tuple[bool, list[str], bool, bool]:
+    """Close a node with a link, twice, with a SIGINT at that line of the first time."""
+    farewell, interruption, raised = Farewell(), Interruption(at), False
+    with Node(2, backend=backend) as other:
+        node = Node(1, [farewell], backend=backend)
+        node.connect(other.listen("/ip4/127.0.0.1/tcp/0"))
+        while not (node.connections and other.connections):
+            node.poll(0)
+            other.poll(0)
+        before = sys.gettrace()
+        sys.settrace(interruption.trace)
+        try:
+            node.close(0)
+        except KeyboardInterrupt:
+            raised = True
+        finally:
+            sys.settrace(before)
+        node.close(0)
+        end = time.monotonic() + DEADLINE_S
+        while other.connections and time.monotonic() < end:
+            other.poll(0.01)
+        return raised, farewell.ends, bool(other.connections), interruption.lines >= at
+
+
+def test_interrupt_at_any_line_of_close_leaves_nothing_half_done(backend: BackendName) -> None:
+    """The node was closed for whoever closed it again, and its links stayed up.
+
+    Their neighbors waited for a second to be told, and descriptors were left behind.
+    """
+    handler, fds = signal.getsignal(signal.SIGINT), open_fds()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        at, was_there = 1, True
+        while was_there:
+            raised, ends, is_linked, was_there = close_interrupted_at(backend, at)
+            assert raised == was_there, at
+            assert (ends, is_linked) == (["link", "stopped"], False), at
+            at += 1 + at // 40  # at the start all of them
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert at > 100
+    assert open_fds() == fds
+
+
+def test_block_that_an_interrupt_ends_does_not_wait_for_a_deaf_neighbor(
+    backend: BackendName,
+) -> None:
+    begins: list[float] = []
+
+    def live(other: Node) -> None:
+        with Node(1, backend=backend) as node:
+            node.connect(other.listen("/ip4/127.0.0.1/tcp/0"))
+            while not (node.connections and other.connections):
+                node.poll(0)
+                other.poll(0)
+            begins.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    with Node(2, backend=backend) as other:
+        with pytest.raises(KeyboardInterrupt):
+            live(other)
+        assert time.monotonic() - begins[0] < 0.9  # it waits for a second else
 
 
 def test_many_signals_are_as_good_as_one(world: Processes, backend: BackendName) -> None:

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from netcore import _backend
+from tools.build import fast_is_built
 
-
-def fast_is_built() -> bool:
-    """Say whether the compiled kernels are there; broken ones raise."""
-    try:
-        _backend.load("fast")
-    except ModuleNotFoundError:
-        return False
-    return True
+__all__ = ["fast_is_built"]

@@ -13,6 +13,7 @@ import pytest
 
 from netcore._backend import BackendName
 from support.source_tree import REPO
+from tools.fuzz.rig import Rig
 
 PROGRAM = REPO / "tests" / "support" / "hostile.py"
 DEADLINE_S = 120
@@ -108,3 +109,25 @@ def test_behavior_of_an_impossible_service_is_refused(kernels: ModuleType, servi
         for owner in (rig.switch, rig.desk):
             with pytest.raises(ValueError, match="service id"):
                 owner.set_behavior(service, print)
+
+
+def test_text_of_an_error_that_is_no_text_is_refused(kernels: ModuleType) -> None:
+    """It was an AttributeError about a method of text."""
+    with pytest.raises(TypeError, match="text must be str, not int"):
+        kernels.RpcAnswer().error(1_000, 7)
+
+
+def test_compiled_link_refuses_what_is_no_socket() -> None:
+    """It was an AttributeError about a method of sockets."""
+    fast = pytest.importorskip("netcore._fast", exc_type=ModuleNotFoundError)
+    with pytest.raises(TypeError, match="sock must be a socket, not bool"):
+        Rig(fast).switch.add_connection(3 << 16, 1, sock=True)
+
+
+def test_silence_of_impossible_times_does_not_wrap_around() -> None:
+    """The difference of two of them overflowed, which C does not define."""
+    fast = pytest.importorskip("netcore._fast", exc_type=ModuleNotFoundError)
+    vitals = fast.Vitals(1, 2, 0)
+    with pytest.raises(OverflowError):
+        vitals.silence_ms(0, (1 << 63) - 1, -1)
+    assert vitals.silence_ms(0, 5, 0) == 5

@@ -12,9 +12,9 @@ import argparse
 import importlib.util
 from typing import Any
 
-from netcore import _backend
 from netcore.cli.screen import Screen
 from netcore.config import SEND_QUEUE_POLICIES
+from tools.build import fast_is_built
 
 from . import brokers
 from .growth import MIB, mib
@@ -41,21 +41,13 @@ def run(options: argparse.Namespace, screen: Screen, table: Table) -> None:
     total = options.megabytes * 1_000_000
     backends = ("fast", "pure") if options.backend == "both" else (options.backend,)
     for backend in backends:
-        if backend == "fast" and not _is_built():
+        if backend == "fast" and not fast_is_built():
             continue
         for policy in (options.policy,) if options.policy else SEND_QUEUE_POLICIES:
             screen.show([f"netcore {backend}, {policy}: {options.megabytes} MB are offered"])
             row(table, f"netcore {backend}, {policy}", offer(backend, policy, total, options.size))
     if options.peers:
         peers(options, screen, table, total)
-
-
-def _is_built() -> bool:
-    try:
-        _backend.load("fast")
-    except ModuleNotFoundError:
-        return False
-    return True
 
 
 def offer(backend: str, policy: str, total: int, size: int) -> dict[str, Any]:

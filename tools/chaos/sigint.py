@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from typing import Final
 
 from netcore import LocalError, NetworkBehavior, Node
@@ -49,21 +50,25 @@ def run(options: argparse.Namespace, screen: Screen, table: Table) -> None:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    times_s, how, wrong = [], {"run": 0, "interrupt": 0, "unseen": 0}, []
+    how = {"run": 0, "interrupt": 0, "unseen": 0}
+    times_s, slow, wrong = [], [], []
     try:
+        life_s = sorted(undisturbed_s(process) for _ in range(11))[5]
         for number in range(options.signals):
             if process.stdout.readline() != b"ready\n":
                 wrong.append("the process ended")
                 break
             process.stdin.write(b"live\n")
             process.stdin.flush()
-            time.sleep(rng.random() * 0.03)
+            time.sleep(rng.random() * life_s)
             begin = time.monotonic()
             process.send_signal(signal.SIGINT)
             life = json.loads(process.stdout.readline())
             how[life["end"]] += 1
             if life["end"] != "unseen":
                 times_s.append(life["at"] - begin)
+                if 1_000 * times_s[-1] > options.within_ms:
+                    slow.append(f"{1_000 * times_s[-1]:.0f} ms: {life['where'] or life['end']}")
             if life["wrong"]:
                 wrong.append(life["wrong"])
             screen.show([f"{number + 1} of {options.signals}"])
@@ -79,8 +84,20 @@ def run(options: argparse.Namespace, screen: Screen, table: Table) -> None:
     table.add("slowest", f"{slowest_ms:.1f} ms", f"<= {options.within_ms} ms",
               holds=slowest_ms <= options.within_ms)  # fmt: skip
     table.add("descriptors, handlers or links left behind", len(wrong), "0", holds=not wrong)
-    for text in sorted(set(wrong))[:10]:
+    for text in sorted({*slow, *wrong})[:10]:
         table.add("  ", text)
+
+
+def undisturbed_s(process: subprocess.Popen[bytes]) -> float:
+    """Return how long a life takes without a signal."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()
+    begin = time.monotonic()
+    process.stdin.write(b"live\n")
+    process.stdin.flush()
+    at = json.loads(process.stdout.readline())["at"]
+    return float(at - begin)
 
 
 class Talker(NetworkBehavior):
@@ -121,24 +138,48 @@ def live(backend: str) -> None:
 
 
 def one_life(backend: str, fds: int) -> dict[str, object]:
-    """Live once; say how it ended, when, and what is wrong afterwards."""
-    end = "run"
+    """Live once; say how it ended, when, where it was, and what is wrong afterwards."""
+    end, where, restored = "run", "", True
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         live(backend)
-    except KeyboardInterrupt:
-        end = "interrupt"
+        restored = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    except KeyboardInterrupt as exc:
+        end, where = "interrupt", place_of(exc)
     at = time.monotonic()
+    put_aside()
     gc.collect()
-    wrong = ""
+    wrong = "" if restored else "the handler of SIGINT was not restored"
     if (now := open_fds()) != fds:
-        wrong = f"{now - fds} descriptors are left"
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        wrong = "the handler of SIGINT was not restored"
+        wrong = f"{now - fds} descriptors are left {where}"
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         wrong = "the handler of SIGTERM was not restored"
     if signal.set_wakeup_fd(-1) != -1:
         wrong = "a wake-up descriptor was left"
-    return {"end": end, "at": at, "wrong": wrong}
+    return {"end": end, "at": at, "where": where, "wrong": wrong}
+
+
+def place_of(exc: BaseException) -> str:
+    """Return the functions that an interrupt went through."""
+    return " > ".join(frame.name for frame in traceback.extract_tb(exc.__traceback__))
+
+
+def put_aside() -> None:
+    """From now on a signal is not for a life, but only noted."""
+    while True:
+        try:
+            signal.signal(signal.SIGINT, note)
+        except KeyboardInterrupt:
+            continue
+        return
+
+
+def note(number: int, frame: object) -> None:
+    """Note a signal between two lives."""
+    unseen.append(number)
+
+
+unseen: list[int] = []
 
 
 def main() -> None:
@@ -149,15 +190,15 @@ def main() -> None:
     gc.collect()
     fds = open_fds()
     while True:
-        answer: dict[str, object] = {"end": "unseen", "at": 0.0, "wrong": ""}
-        try:
-            print("ready", flush=True)
-            if not sys.stdin.readline():
-                return
-            answer = one_life(backend, fds)
-            time.sleep(0.05)  # for a signal that comes late
-        except KeyboardInterrupt:
-            pass
+        print("ready", flush=True)
+        if not sys.stdin.readline():
+            return
+        answer = one_life(backend, fds)
+        fds = open_fds()  # what is left of one is not counted twice
+        time.sleep(0.05)  # for a signal that comes late
+        if unseen:
+            answer["end"] = "unseen"
+            unseen.clear()
         print(json.dumps(answer), flush=True)
 
 

@@ -14,7 +14,6 @@ in a file then, and the line that replays it is printed.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 import traceback
@@ -26,7 +25,7 @@ from netcore.cli.screen import Screen
 
 from .corpus import write_corpus, write_crash
 from .engine import Engine, Outcome, replay
-from .guided import INSIDE, run_apart, run_inside
+from .guided import run_apart
 from .targets import TARGETS, make_target
 
 FOUND = Path("build/fuzz-found")
@@ -43,11 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.replay is not None:
         print(names[0], replay(make_target(names[0], options.backend), options.replay))
         return 0
-    if options.guided and os.environ.get(INSIDE):
-        run_inside(names[0], options.inputs, options.seed, options.output)
-        return 0  # not reached: the fuzzer ends the process
     if options.guided:
-        return max(run_apart(name, options.inputs, options.seed, options.output) for name in names)
+        arguments = options.inputs, options.seconds, options.seed, options.output
+        return max(run_apart(name, *arguments) for name in names)
     with Screen() as screen:
         failed = [name for name in names if not _run(name, options, screen)]
     return 1 if failed else 0
@@ -61,6 +58,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--inputs", type=int, default=100_000, help="for each (default: 100000)")
+    parser.add_argument(
+        "--seconds", type=int, default=0, help="at most so long for each (default: 0, as it takes)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
     parser.add_argument("--backend", choices=("fast", "pure"), default=BACKEND)
     parser.add_argument("--guided", action="store_true", help="by coverage, with atheris")
@@ -84,7 +84,7 @@ def _run(name: str, options: argparse.Namespace, screen: Screen) -> bool:
     def show(outcome: Outcome) -> None:
         screen.show([_bar(name, outcome, options.inputs, time.monotonic() - begin_s)])
 
-    outcome = Engine(target, options.seed).run(options.inputs, show)
+    outcome = Engine(target, options.seed).run(options.inputs, show, options.seconds)
     cpu_s = time.process_time() - begin_cpu_s
     screen.show([])
     text = (

@@ -34,7 +34,12 @@ def write_crash(name: str, data: bytes, folder: Path) -> Path:
 
 def session_bytes(inputs: Sequence[bytes]) -> bytes:
     """Return the inputs of a session as one file."""
-    return SESSION_MAGIC + b"".join(len(data).to_bytes(4, "big") + data for data in inputs)
+    return SESSION_MAGIC + b"".join(map(session_part, inputs))
+
+
+def session_part(data: bytes) -> bytes:
+    """Return one input as a session's file has it."""
+    return len(data).to_bytes(4, "big") + data
 
 
 def read_session(data: bytes) -> list[bytes] | None:

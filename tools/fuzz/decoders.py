@@ -167,19 +167,20 @@ class RecordTarget(Target):
         opened, is_good, left = self._open(data)
         require((opened, is_good, left) == self._open(data[:cut], data[cut:]), "cut at", cut)
         require(len(opened) + left <= len(data), "more than came")
-        require(self._bodies(data).startswith(opened), "other bytes than came")
+        require(self._bodies(data, len(opened)) == opened, "other bytes than came")
         return is_good and not left and bool(opened)
 
     @staticmethod
-    def _bodies(data: bytes) -> bytes:
-        """Return the bodies of the records, whatever their tags say."""
-        bodies, at = [], 0
-        while at < len(data):
+    def _bodies(data: bytes, size: int) -> bytes:
+        """Return so much of the bodies of the records, whatever their tags say."""
+        bodies, at, left = [], 0, size
+        while at < len(data) and left > 0:
             begin = at + wire.RECORD_LENGTH_BYTES
             end = begin + int.from_bytes(data[at:begin], "big")
             bodies.append(data[begin:end])
+            left -= end - begin
             at = end + wire.RECORD_TAG_BYTES
-        return b"".join(bodies)
+        return b"".join(bodies)[:size]
 
     def _open(self, *parts: bytes) -> tuple[bytes, bool, int]:
         records = self.kernels.Records(*self.KEYS[::-1])
@@ -210,6 +211,8 @@ class SyncTarget(Target):
             *sync_wire.encode_full(0, many),
             *sync_wire.encode_full(1, {}),
             *sync_wire.encode_delta(0xFFFF_FFFF, {0x105: None, 1034: far}),
+            *sync_wire.encode_lost(8, {(3, 2): 1}, {0x105: None, 1034: far}),
+            *sync_wire.encode_lost(9, {(2, 3): 0xFFFF_FFFF, (4, 3): 2}, {}),
             sync_wire.encode_digest(9, 0x0123_4567_89AB_CDEF),
             sync_wire.encode_request(),
         )
@@ -226,6 +229,12 @@ class SyncTarget(Target):
             return sync_wire.encode_full(rnd.getrandbits(32), full)[0]
         for place in places[::2]:
             entries[place] = None
+        if rnd.random() < 0.3:
+            losses = {
+                (rnd.getrandbits(8), rnd.getrandbits(32)): rnd.getrandbits(32)
+                for _ in range(1 + rnd.getrandbits(2))
+            }
+            return sync_wire.encode_lost(rnd.getrandbits(32), losses, entries)[0]
         return b"".join(sync_wire.encode_delta(rnd.getrandbits(32), entries))
 
     def run(self, data: bytes) -> bool:
@@ -258,6 +267,8 @@ class SyncTarget(Target):
                 message.is_first * wire.SYNC_FIRST_PIECE | message.is_last * wire.SYNC_LAST_PIECE
             )
             return pieces[0][:5] + bytes((flags,)) + pieces[0][6:]
+        if isinstance(message, sync_wire.Lost):
+            return b"".join(sync_wire.encode_lost(message.seq, message.losses, message.entries))
         empty = bytes((wire.SYNC_DELTA,)) + message.seq.to_bytes(4, "big")
         return b"".join(sync_wire.encode_delta(message.seq, message.entries)) or empty
 

@@ -8,6 +8,7 @@ must not have grown by more in the end.
 from __future__ import annotations
 
 import gc
+import math
 import random
 import resource
 import time
@@ -61,15 +62,24 @@ class Engine:
         self._inputs = self._accepted = self._peak_bytes = 0
         self._slowest_ns = 0
 
-    def run(self, inputs: int, show: Callable[[Outcome], object] | None = None) -> Outcome:
-        """Run so many inputs, or until the first one that is wrong."""
+    def run(
+        self,
+        inputs: int,
+        show: Callable[[Outcome], object] | None = None,
+        seconds: float = 0,
+    ) -> Outcome:
+        """Run so many inputs, or until the first one that is wrong, or the time is over, if any."""
         before = _resident_bytes()
+        end_s = time.monotonic() + (seconds or math.inf)
         self._target.reset()
         try:
             while self._inputs < inputs:
                 self._step()
-                if show is not None and self._inputs % SHOWN_EVERY == 0:
-                    show(self._outcome())
+                if self._inputs % SHOWN_EVERY == 0:
+                    if show is not None:
+                        show(self._outcome())
+                    if time.monotonic() >= end_s:
+                        break
             self._target.finish()
             grown = _resident_bytes() - before
             if grown > MOST_BYTES:

@@ -223,6 +223,7 @@ class PlaneTarget(Target):
             (self._do_close, 1), (self._do_turn, 3),
         ]  # fmt: skip
         self._operations = [do for do, weight in self._script for _ in range(weight)]
+        self._hellos: dict[tuple[int, int], bytes] = {}
         self._node: Node | None = None
         self.reset()
 
@@ -379,24 +380,29 @@ class PlaneTarget(Target):
         epoch = node_id << 32 | (number >> 6 & 1)  # two lives of each
         return Identity(node_id=node_id, epoch=epoch, records=self.kernels.Records, keys=KeyRing())
 
-    def _initiator(self, number: int, flags: int) -> Initiator:
-        expected = (None, LOCAL, LOCAL, PEERS[0])[flags >> 1 & 3]
-        return Initiator(
-            self._identity(number),
-            expected_node=expected,
-            link=number,
-            parallel=bool(flags & 1),
-            nonce=bytes(32),
-        )
+    def _hello(self, number: int, flags: int) -> bytes:
+        """Return a HELLO; there are few enough of them to make each once."""
+        flags &= 7
+        if (number, flags) not in self._hellos:
+            expected = (None, LOCAL, LOCAL, PEERS[0])[flags >> 1]
+            side = Initiator(
+                self._identity(number),
+                expected_node=expected,
+                link=number,
+                parallel=bool(flags & 1),
+                nonce=bytes(32),
+            )
+            self._hellos[number, flags] = side.data_to_send()
+        return self._hellos[number, flags]
 
     def _do_hello(self, reader: Reader) -> None:
         """A HELLO on some stream, whatever is up there."""
-        self._feed(reader, self._initiator(reader.byte(), reader.byte()).data_to_send())
+        self._feed(reader, self._hello(reader.byte(), reader.byte()))
 
     def _do_handshake(self, reader: Reader) -> None:
         """A stream with HELLO and AUTH at once, as level open allows."""
         talk = self._do_arrive(reader)
-        hello = self._initiator(reader.byte(), reader.byte()).data_to_send()
+        hello = self._hello(reader.byte(), reader.byte())
         if talk is not None:
             talk.feed(hello + frame_bytes(wire.KIND_AUTH, b""))
 
@@ -486,9 +492,14 @@ class PlaneTarget(Target):
         changes: dict[int, bytes | None] = dict(entries)
         if kind & 64:
             changes[1279] = None
+        if kind & 128:
+            losses = {(PEERS[seq % 5], PEERS[count]): kind} if seq % 5 != count else {(7, 8): seq}
+            delta = sync_wire.encode_lost(seq, losses, changes)[0]
+        else:
+            delta = (sync_wire.encode_delta(seq, changes) or [b""])[0]
         payload = (
             sync_wire.encode_full(seq, entries)[0],
-            (sync_wire.encode_delta(seq, changes) or [b""])[0],
+            delta,
             sync_wire.encode_digest(seq, kind),
             sync_wire.encode_request(),
         )[kind & 3]
