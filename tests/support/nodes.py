@@ -25,7 +25,7 @@ from netcore import (
 from netcore._backend import BackendName
 
 #: Long enough for a busy machine; a test that passes never waits for it.
-DEADLINE_S = 10.0
+DEADLINE_S = 15.0
 ANY = "/ip4/127.0.0.1/tcp/0"
 SECRET = b"a secret of 23 bytes ok"
 OTHER_SECRET = b"another one of 24 bytes."

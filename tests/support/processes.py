@@ -32,7 +32,7 @@ from netcore import (
 )
 from netcore._backend import BackendName
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 REPO = Path(netcore.__file__).resolve().parents[1]
 
 ECHO = 10
