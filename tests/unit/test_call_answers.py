@@ -258,7 +258,7 @@ def test_payload_that_is_not_bytes_raises_and_stays_open(rig: DeskRig) -> None:
     answer = rig.asked()
     with pytest.raises(TypeError, match="a payload is bytes, bytearray or memoryview, not str"):
         answer.ok("text")
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError, match="text must be str, not int"):
         answer.error(400, 7)
     answer.ok(b"text")
     assert envelopes(rig) == [ok_bytes(1, b"text")]
