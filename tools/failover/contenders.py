@@ -191,7 +191,9 @@ _ALL: Final = (
         module="tools.failover.systems.netcore_node",
         modules=(),
         programs=(),
-        settle_s=0.2,
+        # The first round trips of processes that have just started are long, and not equally so:
+        # of two ways as good as each other the better one changes until they are measured again.
+        settle_s=3.0,
         patience_s=15.0,
         extra=_nothing,
         find_way=_busier_way,
